@@ -1,0 +1,140 @@
+"""What a meta-learner has to beat: learning from scratch, pooled pre-training, and the nearest neighbour in pixels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from tqdm.std import tqdm
+
+from metabook.data.dataset import Dataset
+from metabook.episode import Episode, Set
+from metabook.learner import Learner, task_loss
+from metabook.optimization.maml import Weights, check_inner_loop, descend
+from metabook.tasks.distribution import check_counts
+
+
+class FineTuning(Learner):
+    """Gradient descent on the support set, from weights that were not trained to be adapted.
+
+    Fresh from its constructor it is learning *from scratch*: every task starts at the same random weights.
+    After `meta_train` it is *pooled and fine-tuned*: its training loss is the loss of one network on the examples
+    of all tasks together.
+
+    Args:
+        network: `(examples, *features) -> (examples, outputs)`.
+        inner_lr: rate of the gradient steps.
+        inner_steps: number of gradient steps.
+        loss: `(prediction, y) -> scalar`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inner_lr: float = 0.01,
+        inner_steps: int = 1,
+        loss: Callable[[Tensor, Tensor], Tensor] = task_loss,
+    ) -> None:
+        super().__init__(loss=loss)
+        check_inner_loop(network, inner_lr, inner_steps)
+        self.network = network
+        self.inner_lr, self.inner_steps = inner_lr, inner_steps
+
+    def adapt(self, support: Set) -> Weights:
+        """Weights after `inner_steps` steps on the support loss, by name."""
+        return descend(
+            lambda weights: self.loss(self.predict(weights, support.x), support.y),
+            dict(self.network.named_parameters()),
+            self.inner_lr,
+            self.inner_steps,
+            first_order=True,
+        )
+
+    def predict(self, state: Weights, x: Tensor) -> Tensor:
+        """The network with the adapted weights."""
+        return functional_call(self.network, state, (x,))
+
+    def loss_and_prediction(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        """Pooled loss: one network, all examples of all tasks, no adaptation."""
+        self.check(episode)
+        x = torch.cat([episode.support.x, episode.query.x], dim=1)  # (tasks, examples, *features)
+        y = torch.cat([episode.support.y, episode.query.y], dim=1)
+        prediction = self.network(x.flatten(0, 1)).unflatten(0, y.shape[:2])
+        return self.loss(prediction, y), prediction[:, episode.support.x.shape[1] :]
+
+
+class NearestNeighbour(Learner):
+    """The class of the closest support image, pixel by pixel: no learning at all.
+
+    Args:
+        ways: the most classes an episode may have.
+    """
+
+    def __init__(self, ways: int) -> None:
+        check_counts(ways=ways)
+        super().__init__(ways)
+
+    def adapt(self, support: Set) -> Set:
+        """The support set itself."""
+        return support
+
+    def predict(self, state: Set, x: Tensor) -> Tensor:
+        """Logits: minus the squared distance to the nearest support example of each class, `(queries, ways)`."""
+        distances = (x.flatten(1)[:, None] - state.x.flatten(1)).square().sum(-1)  # (queries, examples)
+        other = state.y != torch.arange(self.ways, device=x.device)[:, None]  # (ways, examples)
+        return -distances[:, None].masked_fill(other, torch.inf).amin(-1)
+
+
+def pretrain_classifier(
+    encoder: nn.Module,
+    dataset: Dataset,
+    *,
+    steps: int,
+    batch: int = 128,
+    lr: float = 1e-3,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> list[float]:
+    """Train an encoder, in place, to tell all classes of a data set apart with a linear head that is thrown away.
+
+    This is transfer learning without episodes: afterwards a `PrototypicalNetwork` around the encoder classifies new
+    classes by the nearest class mean (Chen et al., 2019, find it a strong baseline).
+
+    Args:
+        encoder: `(n, *features) -> (n, d)`.
+        dataset: images and labels.
+        steps: minibatches of Adam.
+        batch: images per minibatch.
+        lr: rate of Adam.
+        seed: of the head and the minibatches.
+        progress: as in `meta_train`.
+
+    Returns:
+        The training loss at each step.
+    """
+    check_counts(steps=steps, batch=batch)
+    if progress is None:
+        progress = os.environ.get("METABOOK_PROGRESS", "1") != "0"
+    device = next(encoder.parameters()).device
+    images, labels = dataset.images.to(device), dataset.labels.to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    features = encoder(images[:2].float() / 255).shape[1]
+    head = nn.Linear(features, dataset.classes, device=device)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.uniform_(-(features**-0.5), features**-0.5, generator=generator)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=lr)
+    encoder.train()
+    losses = []
+    for _ in tqdm(range(steps), disable=not progress, leave=False, unit="step"):
+        rows = torch.randint(len(labels), (batch,), generator=generator, device=device)
+        loss = F.cross_entropy(head(encoder(images[rows].float() / 255)), labels[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).tolist()

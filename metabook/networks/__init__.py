@@ -1,0 +1,8 @@
+"""Networks that work inside inner loops: exact to second order under `torch.func.vmap`."""
+
+from metabook.networks.conv2d import conv2d
+from metabook.networks.conv4 import conv4
+from metabook.networks.mlp import mlp
+from metabook.networks.norm import Norm, normalise
+
+__all__ = ["Norm", "conv2d", "conv4", "mlp", "normalise"]

@@ -1,0 +1,67 @@
+"""Conv4, the network of few-shot learning: four blocks of convolution, normalisation, pooling and ReLU.
+
+Vinyals et al. (2016), section 4.1.1; used by Finn et al. (2017) and Snell et al. (2017).
+
+Convolution and normalisation are the library's own, right to second order inside an inner loop over many tasks.
+The ReLU follows the pooling, which gives the same output from a quarter of the work.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metabook.networks.conv2d import conv2d
+from metabook.networks.norm import Norm
+
+
+class Block(nn.Module):
+    """3x3 convolution, normalisation, 2x2 max-pooling, ReLU: `(n, in, h, w) -> (n, out, h // 2, w // 2)`."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
+        nn.init.xavier_uniform_(self.weight)
+        self.norm = Norm(outputs, groups)  # its shift serves as the bias of the convolution
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(self.norm(conv2d(x, self.weight)), 2).relu()
+
+
+def conv4(
+    in_channels: int = 1,
+    channels: int = 64,
+    outputs: int | None = None,
+    norm: str = "batch",
+    image_size: int = 28,
+) -> nn.Sequential:
+    """Four blocks, then (with `outputs`) a linear layer.
+
+    Args:
+        in_channels: channels of the images.
+        channels: width of every block.
+        outputs: number of outputs; None gives the encoder, whose output is the flattened last block,
+            `channels` features for images of 16 to 31 pixels.
+        norm: "batch" (statistics of the call, transductive) or "group" (each example on its own).
+        image_size: height and width of the images in pixels, at least 16.
+
+    Returns:
+        A network `(n, in_channels, image_size, image_size) -> (n, outputs or features)`.
+
+    Raises:
+        ValueError: unknown `norm`, or images too small for four poolings.
+    """
+    if norm not in ("batch", "group"):
+        raise ValueError(f'norm must be "batch" or "group", got {norm!r}')
+    if image_size < 16:
+        raise ValueError(f"four 2x2 poolings need images of at least 16 pixels, got {image_size}")
+    groups = math.gcd(8, channels) if norm == "group" else None
+    widths = [in_channels] + [channels] * 4
+    blocks = [Block(i, o, groups) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+    layers: list[nn.Module] = [*blocks, nn.Flatten()]
+    if outputs is not None:
+        layers.append(nn.Linear(channels * (image_size // 16) ** 2, outputs))
+    return nn.Sequential(*layers)

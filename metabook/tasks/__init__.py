@@ -1,0 +1,9 @@
+"""Distributions over tasks: where episodes come from."""
+
+from metabook.tasks.distribution import TaskDistribution
+from metabook.tasks.few_shot import FewShot
+from metabook.tasks.linear_gaussian import LinearGaussian
+from metabook.tasks.quadratics import Quadratics
+from metabook.tasks.sinusoids import Sinusoids
+
+__all__ = ["FewShot", "LinearGaussian", "Quadratics", "Sinusoids", "TaskDistribution"]

@@ -1,0 +1,172 @@
+"""The built book in a browser: every page, light and dark, on a desktop and on a phone.
+
+Needs Chromium, playwright and axe-playwright-python; where one is absent the whole file is one visible skip.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from browser import VARIANTS, find_chromium, opened, settle
+
+absent = [name for name in ("playwright", "axe_playwright_python") if importlib.util.find_spec(name) is None]
+if find_chromium() is None:
+    absent.append("Chromium")
+if absent:
+    pytest.skip(f"the site is not looked at in a browser: {', '.join(absent)} not installed", allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+DOCUMENTS = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
+CHAPTERS = [document for document in DOCUMENTS if (ROOT / f"{document}.ipynb").exists()]
+look = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def assert_none(visits: list, kind: str) -> None:
+    """Fail with one line per fault, the page first."""
+    faults = [f"{visit.page}: {fault}" for visit in visits for fault in getattr(visit, kind)]
+    assert not faults, "\n" + "\n".join(faults)
+
+
+@look
+def test_no_request_leaves_the_site(visits, variant):
+    assert_none(visits(variant), "requests")
+
+
+@look
+def test_console_is_silent(visits, variant):
+    assert_none(visits(variant), "console")
+
+
+@look
+def test_all_mathematics_is_typeset(visits, variant):
+    assert_none(visits(variant), "maths")
+
+
+@look
+def test_nothing_overflows(visits, variant):
+    assert_none(visits(variant), "overflow")
+
+
+@look
+def test_axe_finds_no_serious_issue(visits, variant):
+    assert_none(visits(variant), "access")
+
+
+def test_every_document_was_visited(visits):
+    seen = {visit.page for visit in visits("light-desktop")}
+    assert {f"{document}.html" for document in DOCUMENTS} <= seen
+    assert len(CHAPTERS) >= 3 and any(page.startswith("api/metabook/") for page in seen)
+
+
+def test_root_address_opens_the_first_page(browser, address):
+    with opened(browser, "light-desktop", address) as (tab, _):
+        tab.goto(address)
+        tab.wait_for_url(f"{address}{TOC['root']}.html")
+        assert tab.locator("article h1").count() == 1
+
+
+@look
+def test_looks_differ(browser, address, variant):
+    """The background follows the reader's setting; no output of a cell stands on a light panel in the dark."""
+    background = "e => getComputedStyle(e).backgroundColor"
+    with opened(browser, variant, address) as (tab, _):
+        tab.goto(f"{address}{CHAPTERS[0]}.html")
+        body = [int(part) for part in re.findall(r"\d+", tab.eval_on_selector("body", background))[:3]]
+        assert max(body) < 60 if variant.startswith("dark") else min(body) > 230
+        for box in tab.locator("article .cell_output .text_html, article .cell_output img:not(.on-paper)").all():
+            assert box.evaluate(background) == "rgba(0, 0, 0, 0)"
+
+
+def test_every_picture_has_words(browser, address):
+    with opened(browser, "light-desktop", address) as (tab, _):
+        for document in DOCUMENTS:
+            tab.goto(f"{address}{document}.html")
+            for image in tab.locator("article img").all():
+                words = image.get_attribute("alt") or ""
+                assert len(words.split()) >= 3, f"{document}: {image.get_attribute('src')} says {words!r}"
+
+
+@pytest.mark.parametrize("variant", ["light-desktop", "dark-phone"])
+def test_search_finds_a_term(browser, address, variant):
+    with opened(browser, variant, address) as (tab, visit):
+        tab.goto(f"{address}search.html?q=prototype")
+        tab.wait_for_selector("#search-results ul.search li a", timeout=10_000)
+        found = [link.get_attribute("href") for link in tab.locator("#search-results ul.search li a").all()]
+        assert any("metric/prototypical_networks" in (href or "") for href in found), found
+        assert not visit.requests and not visit.console
+
+
+@look
+def test_interactive_figures_move(browser, address, variant):
+    """Each control of each interactive figure, moved, changes what the figure draws."""
+    drawing = "e => [...e.querySelectorAll('svg')].map(s => s.outerHTML).join('')"
+    figures = 0
+    with opened(browser, variant, address) as (tab, visit):
+        for document in DOCUMENTS:
+            tab.goto(f"{address}{document}.html")
+            settle(tab)
+            for figure in tab.locator("[data-metabook-interactive]").all():
+                figures += 1
+                controls = figure.locator("input[type=range], select, button, [role=slider], [data-drag]").all()
+                assert controls, f"{document}: an interactive figure without a control"
+                changed = []
+                for control in controls:
+                    before = figure.evaluate(drawing)
+                    move(tab, control)
+                    changed.append(figure.evaluate(drawing) != before)
+                assert any(changed), f"{document}: nothing in the figure moves"
+        assert not visit.console
+    expected = sum("data-metabook-interactive" in (ROOT / f"{c}.ipynb").read_text(encoding="utf-8") for c in CHAPTERS)
+    assert figures >= expected
+
+
+def move(tab, control) -> None:
+    """Use a control as a reader would: arrow keys on a slider, a click on a button, a drag on a point."""
+    control.scroll_into_view_if_needed()
+    kind = control.evaluate("e => e.type === 'range' || e.getAttribute('role') === 'slider' ? 'slider' : e.localName")
+    if kind == "slider":
+        control.focus()
+        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("ArrowRight")
+    elif kind == "select":
+        control.select_option(index=1)
+    elif kind == "button":
+        control.click()
+    else:
+        box = control.bounding_box()
+        tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + 40, box["y"] + 25, steps=4)
+        tab.mouse.up()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_buttons_lead_to_the_notebook(browser, address, site, chapter):
+    """The Colab link opens this very notebook at the public address, and the download is the notebook itself."""
+    public = CONFIG["repository"]["url"].removeprefix("https://github.com/")
+    colab = f"https://colab.research.google.com/github/{public}/blob/{CONFIG['repository']['branch']}/{chapter}.ipynb"
+    with opened(browser, "light-desktop", address) as (tab, _):
+        tab.goto(f"{address}{chapter}.html")
+        assert tab.locator(f'a[href="{colab}"]').count() >= 1
+        href = tab.locator('a[href*="_sources/"][href$=".ipynb"]').first.get_attribute("href")
+    served_file = (site / chapter).parent.joinpath(href).resolve()
+    assert served_file.read_bytes() == (ROOT / f"{chapter}.ipynb").read_bytes()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_chapter_and_library_link_to_each_other(browser, address, chapter):
+    with opened(browser, "light-desktop", address) as (tab, _):
+        tab.goto(f"{address}{chapter}.html")
+        links = tab.eval_on_selector_all("article a[href*='/api/metabook/']", "all => all.map(a => a.href)")
+        assert links, "the chapter does not link to the library"
+        mirrored = chapter.replace("book/", "metabook/", 1)
+        target = next((link for link in links if f"/api/{mirrored}/" in link), links[0])
+        tab.goto(target)
+        back = tab.eval_on_selector_all("article .used-in a", "all => all.map(a => a.href)")
+        assert f"{address}{chapter}.html" in back
