@@ -106,9 +106,7 @@ def _check_set(name: str, part: Set, ways: int | None) -> None:
     if not x.is_floating_point():
         raise ValueError(f"{name}.x must be floating point, got {x.dtype}; convert it, e.g. x.float() / 255")
     if x.shape[0] == 0 or x.shape[1] == 0:
-        raise ValueError(
-            f"{name} is empty: x has shape {tuple(x.shape)}, expected at least one task and example"
-        )
+        raise ValueError(f"{name} is empty: x has shape {tuple(x.shape)}, expected at least one task and example")
     if y.shape[:2] != x.shape[:2]:
         raise ValueError(
             f"{name}.y must start with the (tasks, examples) of {name}.x: got y {tuple(y.shape)} for x {tuple(x.shape)}"

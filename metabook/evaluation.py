@@ -61,9 +61,7 @@ class Comparison:
 
 
 @torch.no_grad()
-def evaluate(
-    learner: Learner, tasks: TaskDistribution, *, n: int = 600, seed: int = 0, batch: int = 25
-) -> Scores:
+def evaluate(learner: Learner, tasks: TaskDistribution, *, n: int = 600, seed: int = 0, batch: int = 25) -> Scores:
     """Score a learner on `n` fresh tasks.
 
     Args:

@@ -95,9 +95,7 @@ def meta_train(
         validation_tasks=validation_tasks,
     )  # fmt: skip
     if next(learner.parameters(), None) is None:
-        raise ValueError(
-            f"{type(learner).__name__} has no parameters, so there is nothing to train; use evaluate"
-        )
+        raise ValueError(f"{type(learner).__name__} has no parameters, so there is nothing to train; use evaluate")
     if progress is None:
         progress = os.environ.get("METABOOK_PROGRESS", "1") != "0"
     generator, history = tasks.generator(seed), History()
@@ -147,9 +145,7 @@ def _score(prediction: Tensor, episode: Episode) -> Tensor:
 
 def _report(bar: tqdm, history: History) -> None:
     recent = slice(-20, None)
-    mean = {
-        name: sum(v[recent]) / len(v[recent]) for name, v in vars(history).items() if name != "validation"
-    }
+    mean = {name: sum(v[recent]) / len(v[recent]) for name, v in vars(history).items() if name != "validation"}
     bar.set_postfix_str(
         f"loss {mean['loss']:.3g}, score {mean['score']:.3g}, {mean['tasks_per_second']:.0f} tasks/s",
         refresh=bar.n == bar.total - 1,

@@ -16,9 +16,7 @@ def regression(tasks=3, shots=4, queries=5, features=2, outputs=1, dtype=torch.f
     return Episode(*(Set(draw(tasks, n, features), draw(tasks, n, outputs)) for n in (shots, queries)))
 
 
-def classification(
-    tasks=3, ways=3, shots=2, queries=2, shape=(5,), dtype=torch.float64, device="cpu", seed=0
-):
+def classification(tasks=3, ways=3, shots=2, queries=2, shape=(5,), dtype=torch.float64, device="cpu", seed=0):
     """Random classification episode whose classes differ in their mean."""
     generator = torch.Generator().manual_seed(seed)
     means = 2 * torch.randn(tasks, ways, 1, *shape, generator=generator, dtype=dtype)

@@ -53,9 +53,7 @@ def test_pooled_training_predicts_the_mean_wave():
     """Over all sinusoids the best single function is the mean wave: 2.55 (2/pi) (-cos x)."""
     torch.manual_seed(0)
     learner = FineTuning(mlp([1, 40, 40, 1]))
-    meta_train(
-        learner, Sinusoids(), steps=800, meta_batch=50, optimizer=torch.optim.Adam(learner.parameters(), 3e-3)
-    )
+    meta_train(learner, Sinusoids(), steps=800, meta_batch=50, optimizer=torch.optim.Adam(learner.parameters(), 3e-3))
     x = torch.linspace(-4, 4, 50)[:, None]
     mean_wave = -2.55 * (2 / torch.pi) * x.cos()
     assert (learner.network(x) - mean_wave).detach().square().mean().sqrt() < 0.35
@@ -103,6 +101,4 @@ def test_bad_arguments_are_refused():
 def test_state_is_a_dictionary_that_torch_can_call():
     network, episode = mlp([2, 8, 1]).double(), regression(tasks=1)
     state = FineTuning(network, inner_steps=0).adapt(Set(episode.support.x[0], episode.support.y[0]))
-    torch.testing.assert_close(
-        functional_call(network, state, (episode.query.x[0],)), network(episode.query.x[0])
-    )
+    torch.testing.assert_close(functional_call(network, state, (episode.query.x[0],)), network(episode.query.x[0]))

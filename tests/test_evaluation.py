@@ -66,9 +66,7 @@ def test_mode_of_the_learner_is_restored():
     learner = MAML(nn.Sequential(nn.Linear(1, 1), nn.Dropout(0.5)), inner_steps=0).train()
     first = evaluate(learner, Sinusoids(), n=5)
     assert learner.training
-    assert torch.equal(
-        first.per_task, evaluate(learner, Sinusoids(), n=5).per_task
-    )  # no dropout while scoring
+    assert torch.equal(first.per_task, evaluate(learner, Sinusoids(), n=5).per_task)  # no dropout while scoring
 
 
 def test_comparison_is_paired():

@@ -27,9 +27,7 @@ def test_vmap_equals_a_loop_over_tasks(learner, device):
     episode = classification(device=device)
     loop = torch.stack(
         [
-            learner.predict(
-                learner.adapt(Set(episode.support.x[t], episode.support.y[t])), episode.query.x[t]
-            )
+            learner.predict(learner.adapt(Set(episode.support.x[t], episode.support.y[t])), episode.query.x[t])
             for t in range(episode.tasks)
         ]
     )
@@ -73,9 +71,7 @@ def test_meta_loss_by_finite_differences(name):
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_conv4_meta_gradient_with_every_parameter_adapted(norm):
     """Directional finite differences of the whole learner: convolution, scale, shift and head, two inner steps."""
-    learner = MAML(
-        conv4(channels=4, outputs=3, norm=norm, image_size=16), inner_lr=0.3, inner_steps=2
-    ).double()
+    learner = MAML(conv4(channels=4, outputs=3, norm=norm, image_size=16), inner_lr=0.3, inner_steps=2).double()
     episode = classification(tasks=2, shape=(1, 16, 16))
     learner.meta_loss(episode).backward()
     step = 1e-6
@@ -108,9 +104,7 @@ def test_untrained_on_meaningless_images_is_chance(name):
 
 
 def test_precision_of_inputs_and_learner_must_agree():
-    with pytest.raises(
-        ValueError, match="inputs are torch.float64 but the learner's parameters are torch.float32"
-    ):
+    with pytest.raises(ValueError, match="inputs are torch.float64 but the learner's parameters are torch.float32"):
         LEARNERS["maml"]().meta_loss(classification())
 
 

@@ -95,10 +95,7 @@ def test_score_of_a_classifier_is_its_accuracy():
     learner = PrototypicalNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), 3)
     tasks = FewShot(images(), ways=3, shots=1, queries=2)
     history = meta_train(learner, tasks, steps=3, optimizer=adam(learner))
-    assert all(
-        0 <= score <= 1 and round(24 * score) == pytest.approx(24 * score, abs=1e-4)
-        for score in history.score
-    )
+    assert all(0 <= score <= 1 and round(24 * score) == pytest.approx(24 * score, abs=1e-4) for score in history.score)
 
 
 def test_validation_does_not_change_the_run():
@@ -120,9 +117,7 @@ def test_stops_at_the_step_whose_loss_is_not_finite():
 
 def test_on_step_sees_every_step():
     learner, seen = maml(), []
-    meta_train(
-        learner, Sinusoids(), steps=3, optimizer=adam(learner), on_step=lambda step, _: seen.append(step)
-    )
+    meta_train(learner, Sinusoids(), steps=3, optimizer=adam(learner), on_step=lambda step, _: seen.append(step))
     assert seen == [1, 2, 3]
 
 

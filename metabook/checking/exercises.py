@@ -46,7 +46,7 @@ def grade(exercise: str, answer: Any) -> tuple[bool | None, str]:
     except Exception as error:  # the answer is of a kind that its grader did not foresee
         kind = type(answer).__name__
         return False, f"an answer of type {kind} could not be graded ({type(error).__name__}: {error})."
-    return True, f"{inspect.getdoc(grader)}"
+    return True, inspect.getdoc(grader).splitlines()[0]
 
 
 def find_grader(exercise: str) -> Callable[[Any], None]:

@@ -30,9 +30,7 @@ def conv2d(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
 class _Conv(Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
-        return torch.ops.aten.convolution(
-            x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups
-        )
+        return torch.ops.aten.convolution(x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -137,15 +135,11 @@ def _from_examples(y: Tensor, tasks: int) -> Tensor:
 
 def _to_channels(x: Tensor, dim: int | None, tasks: int, groups: int) -> Tensor:
     x = x.expand(tasks, *x.shape) if dim is None else x.movedim(dim, 0)  # (tasks, n, groups * c, h, w)
-    return (
-        x.unflatten(2, (groups, -1)).permute(1, 2, 0, 3, 4, 5).flatten(1, 3)
-    )  # (n, groups * tasks * c, h, w)
+    return x.unflatten(2, (groups, -1)).permute(1, 2, 0, 3, 4, 5).flatten(1, 3)  # (n, groups * tasks * c, h, w)
 
 
 def _from_channels(y: Tensor, tasks: int, groups: int) -> Tensor:
-    return (
-        y.unflatten(1, (groups, tasks, -1)).permute(2, 0, 1, 3, 4, 5).flatten(2, 3)
-    )  # (tasks, n, groups * c, h, w)
+    return y.unflatten(1, (groups, tasks, -1)).permute(2, 0, 1, 3, 4, 5).flatten(2, 3)  # (tasks, n, groups * c, h, w)
 
 
 def _to_outputs(weight: Tensor, dim: int, groups: int) -> Tensor:

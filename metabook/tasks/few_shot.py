@@ -55,9 +55,7 @@ class FewShot(TaskDistribution):
         turns = 4 if rotations else 1
         counts = torch.bincount(dataset.labels.cpu(), minlength=dataset.classes)
         if ways > turns * dataset.classes:
-            raise ValueError(
-                f"{ways} ways need as many classes, but {dataset.name} has {turns * dataset.classes}"
-            )
+            raise ValueError(f"{ways} ways need as many classes, but {dataset.name} has {turns * dataset.classes}")
         if shots + queries > counts.min():
             raise ValueError(
                 f"{shots} shots and {queries} queries need {shots + queries} images of each class, but class "
@@ -68,9 +66,7 @@ class FewShot(TaskDistribution):
             raise ValueError(f"rotations need square images, got {height}x{width} pixels")
         self.images = dataset.images.to(self.device).flatten(1)  # (examples, channels * pixels)
         self.shape = tuple(dataset.images.shape[1:])
-        self.members = _members(dataset.labels.cpu(), counts).to(
-            self.device
-        )  # (classes, most images), -1 pads
+        self.members = _members(dataset.labels.cpu(), counts).to(self.device)  # (classes, most images), -1 pads
         groups = dataset.groups.cpu().repeat_interleave(turns)  # class c turned r times is number 4c + r
         self.allowed = _allowed(groups, ways).to(self.device) if within_groups else None  # (groups, classes)
         self.classes = len(groups)
@@ -100,9 +96,7 @@ class FewShot(TaskDistribution):
         if self.allowed is not None:
             group = torch.randint(len(self.allowed), (n,), generator=generator, device=self.device)
             keys = torch.where(self.allowed[group], keys, -1.0)
-        return keys.topk(
-            self.ways
-        ).indices  # the classes of the largest random keys: drawn without replacement
+        return keys.topk(self.ways).indices  # the classes of the largest random keys: drawn without replacement
 
     def _examples(self, classes: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         base, turn = (classes // 4, classes % 4) if self.rotations else (classes, torch.zeros_like(classes))
@@ -134,7 +128,5 @@ def _allowed(groups: Tensor, ways: int) -> Tensor:
     allowed = groups == torch.arange(int(groups.max()) + 1)[:, None]
     large = allowed.sum(1) >= ways
     if not large.any():
-        raise ValueError(
-            f"{ways} ways within one group: the largest group has {int(allowed.sum(1).max())} classes"
-        )
+        raise ValueError(f"{ways} ways within one group: the largest group has {int(allowed.sum(1).max())} classes")
     return allowed[large]

@@ -45,9 +45,7 @@ class Quadratics(TaskDistribution):
         self.device, self.dtype = torch.device(device), dtype
 
     def __repr__(self) -> str:
-        return (
-            f"Quadratics({self.features} features, curvature {self.curvature[0]:g} to {self.curvature[1]:g})"
-        )
+        return f"Quadratics({self.features} features, curvature {self.curvature[0]:g} to {self.curvature[1]:g})"
 
     def sample(self, n: int, generator: torch.Generator) -> Episode:
         """Draw `n` bowls: inputs `(n, features, features)`, values `(n, features, 1)`."""

@@ -58,9 +58,7 @@ class Sinusoids(TaskDistribution):
 
     def episode(self, waves: Waves, generator: torch.Generator) -> Episode:
         """Draw support and query points of given waves."""
-        return Episode(
-            self._points(waves, self.shots, generator), self._points(waves, self.queries, generator)
-        )
+        return Episode(self._points(waves, self.shots, generator), self._points(waves, self.queries, generator))
 
     @staticmethod
     def values(waves: Waves, x: Tensor) -> Tensor:
@@ -74,8 +72,6 @@ class Sinusoids(TaskDistribution):
             y = y + self.noise * torch.randn(y.shape, generator=generator, device=self.device)
         return Set(x, y)
 
-    def _uniform(
-        self, shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator
-    ) -> Tensor:
+    def _uniform(self, shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
         low, high = bounds
         return low + (high - low) * torch.rand(shape, generator=generator, device=self.device)

@@ -55,9 +55,7 @@ def test_vmap_of_value_and_gradients_is_a_loop(x_dim, w_dim, device):
 
     got = vmap(second_order, (x_dim, w_dim))(xs, ws)
     for i in range(tasks):
-        one = second_order(
-            x if x_dim is None else xs.select(x_dim, i), w if w_dim is None else ws.select(w_dim, i)
-        )
+        one = second_order(x if x_dim is None else xs.select(x_dim, i), w if w_dim is None else ws.select(w_dim, i))
         for a, b in zip(got, one, strict=True):
             torch.testing.assert_close(a[i], b)
 

@@ -26,9 +26,7 @@ def naive_meta_gradient(network, episode, lr, steps, first_order=False):
     for t in range(episode.tasks):
         weights = list(start)
         for _ in range(steps):
-            prediction = functional_call(
-                network, dict(zip(names, weights, strict=True)), (episode.support.x[t],)
-            )
+            prediction = functional_call(network, dict(zip(names, weights, strict=True)), (episode.support.x[t],))
             loss = task_loss(prediction, episode.support.y[t])
             gradients = torch.autograd.grad(loss, weights, create_graph=not first_order)
             weights = [w - lr * g for w, g in zip(weights, gradients, strict=True)]
@@ -41,9 +39,7 @@ def naive_meta_gradient(network, episode, lr, steps, first_order=False):
 def assert_equal_gradients(got, expected, rtol=1e-8):
     assert got.keys() == expected.keys()
     for name in got:
-        torch.testing.assert_close(
-            got[name], expected[name], rtol=rtol, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(got[name], expected[name], rtol=rtol, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("steps", [0, 1, 3])
