@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from metabook.plotting.interactive import Interactive, escape, page, slider, svg
+from metabook.plotting.interactive import Interactive, escape, icon, legend, page, slider, svg
 from metabook.plotting.style import Colors, color_of, colors, to_array
 
 _WIDTH, _HEIGHT = 1000, 520  # of the drawing, in its own units
-_BOX = (64, 12, 984, 444)  # left, top, right, bottom of the axes
-_DASHES = ((), (10, 4), (2, 4), (10, 4, 2, 4), (5, 3))  # one per series, for those who do not see its colour
+_BOX = (64, 44, 984, 444)  # left, top, right, bottom of the axes
+_DASHES = {"scratch": (2, 3.5), "pooled": (9, 3.5), "oracle": (9, 3, 2, 3)}  # for those who do not see colours
 
 
 def interactive_curves(
@@ -91,29 +91,22 @@ def interactive_curves(
     )
     if truth is not None:
         marks.append(f'<path d="{path(truth)}" fill="none" {_TRUTH}/>')
-    for k, (name, curve) in enumerate(series.items()):
-        marks.append(f'<path data-curve d="{path(curve[start])}" fill="none" {_pen(name, k)}/>')
+    for name, curve in series.items():
+        marks.append(f'<path data-curve d="{path(curve[start])}" fill="none" {_pen(name)}/>')
     marks.append("</svg>")
     if support is not None:
         for a, b in zip(*support, strict=True):
             cx = left + (right - left) * (a - x[0]) / (x[-1] - x[0])
             marks.append(f'<circle cx="{cx:.0f}" cy="{sy(b)}" r="8" {_POINT}/>')
 
-    legend = []
-    for k, name in enumerate(series):
-        error = f" <b data-error>{errors[name][start]}</b>" if errors else ""
-        legend.append(f"<li>{_key(_pen(name, k))}<span>{escape(name)}{error}</span></li>")
-    if truth is not None:
-        legend.append(f"<li>{_key(_TRUTH)}truth</li>")
-    if support is not None:
-        legend.append(f'<li><svg viewBox="0 0 34 16" aria-hidden="true"><circle cx="17" cy="8" r="5" {_POINT}/></svg>'
-                      f"support</li>")  # fmt: skip
-    if errors:
-        legend.append("<li>numbers: mean squared error</li>")
+    told = {n: f": error <b data-error>{errors[n][start]}</b>" if errors else "" for n in series}
+    keys = [(_line(_pen(n)), escape(n) + error) for n, error in told.items()]
+    keys += [] if truth is None else [(_line(_TRUTH), "truth")]
+    keys += [] if support is None else [(icon(f'<circle r="9" {_POINT}/>'), "support")]
     words = _words(ticks[start], errors, start)
-    body = f'<ul class="mb-legend">{"".join(legend)}</ul>{svg(_WIDTH, _HEIGHT, title, "".join(marks))}'
+    body = legend(keys) + svg(_WIDTH, _HEIGHT, title, "".join(marks))
     play = '<button type="button" class="mb-play">Play</button>' if steps > 2 else ""
-    controls = slider(slider_label, steps, start, words).replace(f">{words}</output>", f">{ticks[start]}</output>")
+    controls = slider(slider_label, 0, steps - 1, start, ticks[start], words)
     data = {
         "x": sx.tolist(),
         "y": [[sy(frame).tolist() for frame in curve] for curve in series.values()],
@@ -154,17 +147,18 @@ def _role(name: str) -> str:
     return next(field for field in Colors._fields if getattr(colors, field) == color)
 
 
-def _pen(name: str, k: int) -> str:
-    dash = f' stroke-dasharray="{" ".join(map(str, _DASHES[k % 5]))}"' if _DASHES[k % 5] else ""
-    return f'stroke="var(--mb-{_role(name)})" stroke-width="2.6" stroke-linejoin="round"{dash}'
+def _pen(name: str) -> str:
+    role = _role(name)
+    dash = f' stroke-dasharray="{" ".join(map(str, _DASHES[role]))}"' if role in _DASHES else ""
+    return f'stroke="var(--mb-{role})" stroke-width="2.6" stroke-linejoin="round"{dash}'
 
 
 _TRUTH = 'stroke="currentColor" stroke-width="1.4" stroke-dasharray="3 4" opacity=".8"'
 _POINT = 'fill="currentColor" stroke="var(--mb-ground)" stroke-width="1.5"'
 
 
-def _key(pen: str) -> str:
-    return f'<svg viewBox="0 0 34 16" aria-hidden="true"><path d="M1 8H33" fill="none" {pen}/></svg>'
+def _line(pen: str) -> str:
+    return icon(f'<path d="M-29 0H29" fill="none" {pen}/>', 30)
 
 
 def _axes(x: np.ndarray, low: float, high: float, x_label: str, y_label: str, sy: Any) -> str:
@@ -177,7 +171,7 @@ def _axes(x: np.ndarray, low: float, high: float, x_label: str, y_label: str, sy
     for value in _ticks(low, high):
         out.append(f'<text x="{left - 10}" y="{sy(value) + 6}" text-anchor="end" opacity=".85">{_number(value)}</text>')
     out.append(f'<text x="{(left + right) // 2}" y="{bottom + 68}" text-anchor="middle">{escape(x_label)}</text>')
-    out.append(f'<text x="{left + 12}" y="{top + 22}">{escape(y_label)}</text>')
+    out.append(f'<text x="{left - 40}" y="{top - 14}">{escape(y_label)}</text>')
     return "".join(out)
 
 
@@ -202,8 +196,9 @@ def _figure(
     fig, ax = plt.subplots(figsize=(7, 3.7))
     if truth is not None:
         ax.plot(x, truth, color=colors.ink, linestyle=(0, (3, 3)), linewidth=1.2, label="truth")
-    for k, (name, y) in enumerate(curves.items()):
-        ax.plot(x, y, color=color_of(name), linestyle=(0, _DASHES[k % 5]) if _DASHES[k % 5] else "-", label=name)
+    for name, y in curves.items():
+        dashes = [d / 2 for d in _DASHES.get(_role(name), ())]  # matplotlib counts in line widths
+        ax.plot(x, y, color=color_of(name), linestyle=(0, dashes) if dashes else "-", label=name)
     if support is not None:
         ax.plot(*support, "o", color=colors.support, label="support")
     ax.set(ylim=limits, title=title, xlabel=x_label, ylabel=y_label)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metabook.plotting.marks import check_points, scatter_classes
-from metabook.plotting.style import color_of, colors, to_array
+from metabook.plotting.style import class_style, color_of, colors, to_array
 
 if TYPE_CHECKING:
     from metabook.evaluation import Scores
@@ -51,7 +51,7 @@ def bars(
     published, palette, unit = published or {}, colors_by_name or {}, 100 if percent else 1
     names = [*scores, *published]
     if ax is None:
-        _, ax = plt.subplots(figsize=(7, 0.55 + 0.36 * len(names)))
+        _, ax = plt.subplots(figsize=(7, 0.6 + 0.36 * len(names)))
     for row, (name, score) in enumerate(scores.items()):
         mean, half = (score.mean, score.ci95) if hasattr(score, "ci95") else score
         color = palette.get(name, color_of(name))
@@ -66,7 +66,7 @@ def bars(
         ax.axvline(unit * chance, color=colors.muted, linestyle=":", linewidth=1.4, zorder=3)
         ax.annotate(
             "chance", (unit * chance, 1), (0, 2), ("data", "axes fraction"), "offset points",
-            ha="center", va="bottom", fontsize=8.5, color=colors.muted,
+            ha="center", va="bottom", fontsize=9, color=colors.muted,
         )  # fmt: skip
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     ax.tick_params(axis="y", length=0, labelcolor=colors.ink)
@@ -82,7 +82,7 @@ def bars(
 
 
 def _beside(ax: Any, x: float, y: float, words: str, color: str) -> None:
-    ax.annotate(words, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=9, color=color)
+    ax.annotate(words, (x, y), (7, 0), textcoords="offset points", va="center", fontsize=9.5, color=color)
 
 
 def decision_regions(
@@ -123,11 +123,15 @@ def decision_regions(
         logits = predict(grid)
     if logits.ndim != 2 or len(logits) != len(grid):
         raise ValueError(f"predict must map ({len(grid)}, 2) to ({len(grid)}, ways), got {tuple(logits.shape)}")
-    winner = logits.argmax(-1).cpu().numpy().reshape(len(ys), len(xs))
-    for k in np.unique(winner):
-        ax.contourf(xs, ys, winner == k, [0.5, 1.5], colors=[colors.classes[k % 8]], alpha=0.2)
-        if (winner != k).any():
-            ax.contour(xs, ys, winner == k, [0.5], colors=[colors.muted], linewidths=0.8)
+    scores = np.nan_to_num(logits.double().cpu().numpy().T.reshape(-1, len(ys), len(xs)), neginf=-1e9)
+    for k, score in enumerate(scores):
+        others = np.delete(scores, k, axis=0)
+        lead = score - others.max(0) if len(others) else np.ones_like(score)  # positive where class k wins
+        color = class_style(k)[0]
+        if (lead > 0).any():
+            ax.contourf(xs, ys, lead, [0, np.inf], colors=[color], alpha=0.2)
+        if (lead > 0).any() and (lead < 0).any():
+            ax.contour(xs, ys, lead, [0], colors=[colors.muted], linewidths=0.8)
     for (points, labels), kind in sets:
         scatter_classes(ax, points, labels, kind=kind)
     ax.set(xlim=(x0, x1), ylim=(y0, y1), aspect="equal")
@@ -144,9 +148,7 @@ def around(sets: list[np.ndarray], margin: float = 0.12) -> tuple[float, float, 
     return float(x0), float(x1), float(y0), float(y1)
 
 
-def plot_history(
-    history: History, ax: Any = None, *, label: str | None = None, color: str = colors.meta
-) -> Any:
+def plot_history(history: History, ax: Any = None, *, label: str | None = None, color: str = colors.meta) -> Any:
     """The course of a meta-training run: each step faint, their running mean, validation with its intervals.
 
     With validation it is the score (accuracy or mean squared error) of training and validation tasks; without,

@@ -36,9 +36,7 @@ def show_images(images: Any, titles: Sequence[str] | None = None, columns: int |
     columns = columns or min(10, len(tiles))
     rows = -(-len(tiles) // columns)
     side = min(0.9, 7.2 / columns)
-    fig, axes = plt.subplots(
-        rows, columns, figsize=(columns * side, rows * (side + 0.2 * bool(titles))), squeeze=False
-    )
+    fig, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.2 * bool(titles))), squeeze=False)
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     for k, ax in enumerate(axes.flat):
         ax.axis("off")
@@ -73,22 +71,20 @@ def show_episode(episode: Episode, task: int = 0, max_queries: int = 5) -> Any:
         raise ValueError(f"task must lie in 0..{episode.tasks - 1}, got {task}")
     parts = [(_ink(part.x[task]), to_array(part.y[task], "labels", 1).astype(int)) for part in episode]
     classes = np.unique(parts[0][1])
-    shots, queries = (max((labels == k).sum() for k in classes) for _, labels in parts)
+    shots, queries = (max(int((labels == k).sum()) for k in classes) for _, labels in parts)
     shown = [shots, min(max_queries, queries)]
-    side = min(0.72, 6.2 / sum(shown))
-    fig, axes = plt.subplots(
-        1, 2, figsize=(side * sum(shown) + 1.1, side * len(classes) + 0.45), width_ratios=shown
-    )
-    names = (_count(shots, "shot"), f"{shown[1]} of {queries} per class")
-    for ax, (tiles, labels), columns, name, words in zip(
-        axes, parts, shown, ("support", "query"), names, strict=True
+    side = min(0.78, 6.2 / sum(shown))
+    fig, axes = plt.subplots(1, 2, figsize=(side * sum(shown) + 1.2, side * len(classes) + 0.5), width_ratios=shown)
+    of = f" of {queries}" if queries > max_queries else ""
+    for ax, (tiles, labels), columns, name in zip(
+        axes, parts, shown, ("support\n{} per class", f"query\n{{}}{of} per class"), strict=True
     ):
         _grid(ax, [tiles[labels == k][:columns] for k in classes], columns)
-        ax.set_title(f"{name}: {words}", fontsize=9.5)
+        ax.set_title(name.format(columns), fontsize=9, linespacing=1.35)
     height = parts[0][0].shape[1] + _GAP
     for row, k in enumerate(classes):
         axes[0].text(
-            -0.25 * height, (row + 0.5) * height, f"class {k}", ha="right", va="center", fontsize=9,
+            -0.25 * height, (row + 0.5) * height, f"class {k}", ha="right", va="center", fontsize=9.5,
             color=text_color(class_style(k)[0]),
         )  # fmt: skip
     return fig
@@ -123,7 +119,3 @@ def _ink(images: Any) -> np.ndarray:
 def _rgba(tile: np.ndarray) -> np.ndarray:
     ink = [int(colors.ink[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return np.dstack([np.broadcast_to(ink, (*tile.shape, 3)), 0.07 + 0.93 * tile])
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}{'s' * (n != 1)} per class"

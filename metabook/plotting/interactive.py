@@ -45,7 +45,7 @@ class Interactive:
                 return file.getvalue()
 
 
-def page(kind: str, body: str, controls: str, data: Any, script: str) -> str:
+def page(kind: str, body: str, controls: str, data: Any, script: str, css: str = "") -> str:
     """Put a figure together.
 
     Args:
@@ -54,21 +54,22 @@ def page(kind: str, body: str, controls: str, data: Any, script: str) -> str:
         controls: what the reader moves.
         data: for the script, as JSON.
         script: the body of a function of `root` (the figure's element) and `data`.
+        css: rules of this kind of figure.
     """
     packed = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return (
-        f'<div class="metabook-figure" data-metabook-interactive="{kind}"><style>{_CSS}</style>{body}'
+        f'<div class="metabook-figure" data-metabook-interactive="{kind}"><style>{_CSS}{css}</style>{body}'
         f'<div class="mb-controls">{controls}</div><script type="application/json">{packed}</script>'
         f"<script>{_START % (kind, script.strip())}</script></div>"
     )
 
 
-def slider(label: str, steps: int, start: int, words: str) -> str:
-    """A labelled range input over `0..steps-1`, and the live text beside it."""
+def slider(label: str, low: int, high: int, value: int, shown: str, spoken: str | None = None) -> str:
+    """A labelled range input with its live text beside it; `spoken` is what a screen reader says of the value."""
     return (
-        f'<label>{escape(label)} <input type="range" min="0" max="{steps - 1}" step="1" value="{start}" '
-        f'aria-label="{escape(label)}" aria-valuetext="{escape(words)}" autocomplete="off"></label>'
-        f'<output aria-live="polite">{escape(words)}</output>'
+        f'<label>{escape(label)} <input type="range" min="{low}" max="{high}" step="1" value="{value}" '
+        f'aria-label="{escape(label)}" aria-valuetext="{escape(spoken or shown)}" autocomplete="off"></label>'
+        f'<output aria-live="polite">{escape(shown)}</output>'
     )
 
 
@@ -80,6 +81,18 @@ def svg(width: int, height: int, title: str, content: str) -> str:
     )
 
 
+def legend(items: list[tuple[str, str]]) -> str:
+    """A row of keys, pairs of an `icon` and HTML words, which wraps on phones."""
+    keys = "".join(f"<span>{mark}<span>{words}</span></span>" for mark, words in items)
+    return f'<div class="mb-legend">{keys}</div>'
+
+
+def icon(mark: str, half_width: int = 14) -> str:
+    """A key of the legend: an SVG mark around the origin, 28 high."""
+    shape = "mb-wide" if half_width > 14 else "mb-dot"
+    return f'<svg class="{shape}" viewBox="{-half_width} -14 {2 * half_width} 28" aria-hidden="true">{mark}</svg>'
+
+
 def escape(text: str) -> str:
     """Text as HTML, also within quotes."""
     return html.escape(text, quote=True)
@@ -87,7 +100,7 @@ def escape(text: str) -> str:
 
 # A figure is found by its kind and started once, be it in the page or (some front ends) in a shadow tree.
 _START = (
-    '(()=>{const find=n=>{const hits=[...n.querySelectorAll(\'[data-metabook-interactive="%s"]:not([data-on])\')];'
+    "(()=>{const find=n=>{const hits=[...n.querySelectorAll('[data-metabook-interactive=\"%s\"]:not([data-on])')];"
     "return hits.length?hits:[...n.querySelectorAll('*')].flatMap(e=>e.shadowRoot?find(e.shadowRoot):[])};"
     "for(const root of find(document)){root.dataset.on='';"
     "const data=JSON.parse(root.querySelector('[type=\"application/json\"]').textContent);%s}})()"
@@ -103,7 +116,7 @@ def _variables() -> str:
     dark = "".join(f"--mb-{name}:{turned(value)};" for name, value in _FLAT.items() if name in _SERIES)
     return (
         f".metabook-figure{{{light}--mb-ground:#fff}}"
-        f":is(html[data-theme=dark],html[theme=dark],body[data-jp-theme-light=false]) .metabook-figure"
+        f":is(html[data-theme=dark],html[theme=dark],body[data-jp-theme-light=false],body.vscode-dark) .metabook-figure"
         f"{{{dark}--mb-ground:#14171c}}"
     )
 
@@ -129,11 +142,11 @@ font-family:inherit}
 .metabook-figure svg{display:block;width:100%;height:auto;overflow:visible}
 .metabook-figure svg text{fill:currentColor;font-size:17px;font-family:inherit}
 .metabook-figure svg *{vector-effect:non-scaling-stroke}
-.metabook-figure .mb-legend{display:flex;flex-wrap:wrap;gap:.1rem 1.3rem;margin:0 0 .4rem;padding:0;list-style:none;
-font-size:.88rem}
-.metabook-figure .mb-legend li{margin:0;padding:0;display:flex;align-items:center;gap:.45rem}
-.metabook-figure .mb-legend svg{width:1.7rem;height:.8rem;flex:none}
-.metabook-figure .mb-legend b{font-weight:600;font-variant-numeric:tabular-nums}
+.metabook-figure .mb-legend{display:flex;flex-wrap:wrap;gap:.1rem 1.3rem;margin:0 0 .5rem;font-size:.88rem}
+.metabook-figure .mb-legend>span{display:flex;align-items:center;gap:.45rem}
+.metabook-figure svg.mb-dot{width:.85rem;height:.85rem;flex:none}
+.metabook-figure svg.mb-wide{width:1.8rem;height:.85rem;flex:none}
+.metabook-figure b{font-weight:600;font-variant-numeric:tabular-nums}
 .metabook-figure .mb-controls{display:flex;flex-wrap:wrap;align-items:center;gap:.3rem .9rem;margin-top:.4rem;
 font-size:.92rem}
 .metabook-figure label{display:flex;align-items:center;gap:.7rem;flex:1 1 14rem;max-width:26rem;margin:0}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from metabook.plotting.figures import around
-from metabook.plotting.interactive import Interactive, escape, page, slider, svg
+from metabook.plotting.interactive import Interactive, escape, icon, legend, page, slider, svg
 from metabook.plotting.marks import check_points, scatter_classes
 from metabook.plotting.style import colors, to_array
 
@@ -53,7 +53,7 @@ def interactive_prototypes(
     asked, labels = check_points(*queries, "queries") if queries is not None else (np.zeros((0, 2)), np.zeros(0, int))
     if len(labels) and labels.max() >= classes:
         raise ValueError(f"labels of queries must lie in 0..{classes - 1}, met {labels.max()}")
-    x0, x1, y0, y1 = bounds or around([points.reshape(-1, 2), asked])
+    x0, x1, y0, y1 = bounds or _wide(*around([points.reshape(-1, 2), asked]))
     if not (x0 < x1 and y0 < y1):
         raise ValueError(f"bounds are (x0, x1, y0, y1) with x0 < x1 and y0 < y1, got {(x0, x1, y0, y1)}")
     height = round(_WIDTH * (y1 - y0) / (x1 - x0))
@@ -68,19 +68,24 @@ def interactive_prototypes(
         "support": support.tolist(),
         "queries": [[*p, k] for p, k in zip(asked_at.tolist(), labels.tolist(), strict=True)],
     }
-    body = (
-        f'<style>{_CSS}</style><ul class="mb-legend">{"".join(_legend(k, name) for k, name in enumerate(names))}'
-        f"<li>{_icon('star', 0)}prototype</li></ul>"
-        f'<div class="mb-stage">{svg(_WIDTH, height, title, _drawing(support, asked_at, labels, start))}'
-        f"{_handles(support, names, start, height)}</div>"
-    )
+    keys = [(icon(f'<path d="{_SHAPES[k]}" fill="var(--mb-class{k})"/>'), escape(n)) for k, n in enumerate(names)]
+    keys += [(icon(f'<path d="{_STAR}" transform="scale(.54)" fill="currentColor"/>'), "prototype")]
+    drawing = svg(_WIDTH, height, title, _drawing(support, asked_at, labels, start))
+    stage = f'<div class="mb-stage">{drawing}{_handles(support, names, start, height)}</div>'
     words = _words(start, shots, support, asked_at, labels)
-    html = page("prototypes", body, slider("shots", shots, start - 1, words), data, _CELLS + _SCRIPT)
+    controls = slider("shots", 1, shots, start, words)
+    html = page("prototypes", legend(keys) + stage, controls, data, _CELLS + _SCRIPT, _CSS)
 
     def draw() -> Any:
         return _figure(points, asked, labels, start, (x0, x1, y0, y1))
 
     return Interactive(html, f"Prototypes of {classes} classes, {shots} shots, {len(asked)} queries", draw)
+
+
+def _wide(x0: float, x1: float, y0: float, y1: float) -> tuple[float, float, float, float]:
+    """Bounds at least 1.5 times as wide as high, which a screen holds together with the slider."""
+    more = max(0.0, 1.5 * (y1 - y0) - (x1 - x0)) / 2
+    return x0 - more, x1 + more, y0, y1
 
 
 def _words(shown: int, shots: int, support: np.ndarray, asked: np.ndarray, labels: np.ndarray) -> str:
@@ -94,22 +99,11 @@ def _words(shown: int, shots: int, support: np.ndarray, asked: np.ndarray, label
 
 _SHAPES = (
     "M-11 0a11 11 0 1 0 22 0a11 11 0 1 0-22 0", "M-10-10H10V10H-10Z", "M0-13L12 9H-12Z", "M0-14L12 0L0 14L-12 0Z",
-    "M0 13L12-9H-12Z", "M-4-12H4V-4H12V4H4V12H-4V4H-12V-4H-4Z", "M-12-7L-7-12L0-5L7-12L12-7L5 0L12 7L7 12L0 5L-7 12L-12 7L-5 0Z",
+    "M0 13L12-9H-12Z", "M-4-12H4V-4H12V4H4V12H-4V4H-12V-4H-4Z",
+    "M-12-7L-7-12L0-5L7-12L12-7L5 0L12 7L7 12L0 5L-7 12L-12 7L-5 0Z",
     "M0-13L12-4L8 11H-8L-12-4Z",
 )  # fmt: skip
 _STAR = "M0-26L7-9L25-8L11 4L16 22L0 12L-16 22L-11 4L-25-8L-7-9Z"
-
-
-def _icon(shape: str, k: int) -> str:
-    if shape == "star":
-        return f'<svg viewBox="-34 -26 68 52" aria-hidden="true"><path d="{_STAR}" fill="currentColor"/></svg>'
-    return (
-        f'<svg viewBox="-24 -16 48 32" aria-hidden="true"><path d="{_SHAPES[k]}" fill="var(--mb-class{k})"/></svg>'
-    )
-
-
-def _legend(k: int, name: str) -> str:
-    return f"<li>{_icon('class', k)}{escape(name)}</li>"
 
 
 def _drawing(support: np.ndarray, asked: np.ndarray, labels: np.ndarray, shown: int) -> str:
@@ -195,7 +189,7 @@ const $=s=>[...root.querySelectorAll(s)],[w,h]=data.size,points=data.support,sho
 const input=root.querySelector('input'),out=root.querySelector('output'),stage=root.querySelector('.mb-stage');
 const [fills,spokes,dots,stars,asked,handles]=['cell','spokes','point','mean','query'].map(n=>$('[data-'+n+']'))
 .concat([$('.mb-handle')]),at=(e,p)=>e.setAttribute('transform','translate('+p.map(Math.round).join(' ')+')');
-const show=()=>{const n=+input.value+1;
+const show=()=>{const n=+input.value;
 const means=points.map(c=>[0,1].map(d=>c.slice(0,n).reduce((s,p)=>s+p[d],0)/n));
 cells(means,[w,h]).forEach((c,k)=>fills[k].setAttribute('d',c.length?'M'+c.map(p=>p.map(v=>v.toFixed(1)).join(' '))
 .join('L')+'Z':''));

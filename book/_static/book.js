@@ -1,0 +1,44 @@
+// What the theme leaves out for readers who use a keyboard or a screen reader.
+// A region that scrolls sideways can be reached with the Tab key and has a name; so has each small control.
+(() => {
+  for (const toggle of document.querySelectorAll("details > summary:has(> .toctree-toggle)")) {
+    const page = toggle.closest("li").querySelector(":scope > a")?.textContent.trim();
+    toggle.setAttribute("aria-label", `Pages below ${page}`);
+  }
+  for (const box of document.querySelectorAll(".task-list-item-checkbox")) {
+    box.setAttribute("aria-label", box.closest("li").textContent.trim());
+  }
+
+  const scrollable = [
+    ['mjx-container[display="true"]', "Equation, scrolls sideways"],
+    [".pst-scrollable-table-container, .cell_output .output.text_html", "Table, scrolls sideways"],
+    [".highlight pre", "Code, scrolls sideways"],
+    ["aside.sidebar, .bd-sidebar-primary, .bd-sidebar-secondary .sidebar-secondary-item", "Navigation"],
+  ];
+
+  function reach() {
+    for (const [selector, name] of scrollable) {
+      for (const box of document.querySelectorAll(selector)) {
+        const wide = box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1;
+        const scrolls = wide && /auto|scroll/.test(getComputedStyle(box).overflow);
+        if (scrolls && !box.hasAttribute("tabindex")) {
+          box.tabIndex = 0;
+          box.dataset.bookReach = "";
+          if (!box.hasAttribute("role") && !box.hasAttribute("aria-label")) {
+            box.setAttribute("role", "group");
+            box.setAttribute("aria-label", name);
+          }
+        } else if (!scrolls && "bookReach" in box.dataset) {
+          box.removeAttribute("tabindex");
+          delete box.dataset.bookReach;
+        }
+      }
+    }
+  }
+
+  addEventListener("load", () => {
+    const typeset = window.MathJax?.startup?.promise ?? Promise.resolve();
+    typeset.then(reach);
+  });
+  addEventListener("resize", reach);
+})();
