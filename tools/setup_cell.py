@@ -23,9 +23,11 @@ import sys
 try:
     importlib.metadata.version("metabook-learning")
 except importlib.metadata.PackageNotFoundError:
-    source = os.environ.get("METABOOK_SOURCE", "{address}/archive/refs/tags/v{version}.zip")
-    pip_install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip_install, f"metabook-learning @ {{source}}"], check=True)
+    address = "{address}"
+    source = f"{{address}}/archive/refs/tags/v{version}.zip"
+    source = os.environ.get("METABOOK_SOURCE", source)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*command, f"metabook-learning @ {{source}}"], check=True)
     importlib.invalidate_caches()
 """.rstrip()
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 PACKAGE = "metabook"
 ROLE = re.compile(r"\{py:\w+\}`[^`]*?~?\b(" + PACKAGE + r"(?:\.\w+)*)")
@@ -74,6 +76,13 @@ def collect_chapters(app: Sphinx) -> None:
     app.env.metabook_users = users
 
 
+def forget_leftovers(app: Sphinx, config: Config) -> None:
+    """Remove the pages that autoapi wrote in a build that was cut short; they would be taken for strays."""
+    folder = Path(app.srcdir) / config.autoapi_root
+    if all(path.suffix == ".rst" for path in folder.rglob("*") if path.is_file()):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def add_backlinks(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """Under the title of a module's page, name its chapters."""
     prefix = f"{app.config.autoapi_root}/"
@@ -95,7 +104,8 @@ def add_backlinks(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Register with Sphinx; autoapi's own listener, which finds the modules, comes first."""
+    """Register with Sphinx: leftovers go before the table of contents is read, and autoapi finds the modules first."""
+    app.connect("config-inited", forget_leftovers, priority=100)
     app.connect("builder-inited", collect_chapters, priority=600)
     app.connect("doctree-resolved", add_backlinks)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

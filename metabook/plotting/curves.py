@@ -49,7 +49,8 @@ def interactive_curves(
         An object that Jupyter shows as HTML, PNG or text.
 
     Raises:
-        ValueError: shapes that do not fit each other, values that are not finite, a start outside the frames.
+        ValueError: shapes that do not fit each other, values that are not finite, a start outside the frames,
+            empty limits.
     """
     x = to_array(x, "x", 1)
     series = {name: to_array(curve, f"frames[{name!r}]", 2) for name, curve in frames.items()}
@@ -71,6 +72,8 @@ def interactive_curves(
     if support is not None and (len(support) != 2 or support[0].shape != support[1].shape):
         raise ValueError(f"points are x and y of one shape, got {[part.shape for part in support]}")
     low, high = limits or _limits(series, truth, support)
+    if not low < high:
+        raise ValueError(f"limits are (low, high) with low < high, got {(low, high)}")
     errors = {} if truth is None else {n: [f"{e:.2f}" for e in _error(c, truth)] for n, c in series.items()}
 
     left, top, right, bottom = _BOX
@@ -97,7 +100,7 @@ def interactive_curves(
     if support is not None:
         for a, b in zip(*support, strict=True):
             cx = left + (right - left) * (a - x[0]) / (x[-1] - x[0])
-            marks.append(f'<circle cx="{cx:.0f}" cy="{sy(b)}" r="8" {_POINT}/>')
+            marks.append(f'<circle cx="{cx:.0f}" cy="{sy(b)}" r="8" class="mb-point" {_POINT}/>')
 
     told = {n: f": error <b data-error>{errors[n][start]}</b>" if errors else "" for n in series}
     keys = [(_line(_pen(n)), escape(n) + error) for n, error in told.items()]

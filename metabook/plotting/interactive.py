@@ -155,7 +155,7 @@ font-size:.92rem}
 .metabook-figure button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:6px;
 padding:.15rem .7rem;cursor:pointer}
 @media(prefers-reduced-motion:reduce){.metabook-figure .mb-play{display:none}}
-@container(max-width:560px){.metabook-figure svg text{font-size:24px}}
+@container(max-width:560px){.metabook-figure svg text{font-size:24px}.metabook-figure .mb-point{r:12px}}
 @container(max-width:430px){.metabook-figure svg text{font-size:32px}}
 """.replace("\n", "")
 )

@@ -43,9 +43,10 @@ def label_lines(ax: Any) -> list[Any]:
     Returns:
         The matplotlib texts.
     """
-    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
-    ends = [np.ma.compressed(np.ma.masked_invalid(line.get_xydata()[-1])) for line in lines]
-    lines, ends = zip(*[(line, end) for line, end in zip(lines, ends, strict=True) if len(end) == 2], strict=True)
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_") and len(line.get_xdata())]
+    if not lines:
+        return []
+    ends = np.array([line.get_xydata()[-1] for line in lines])
     ax.figure.draw_without_rendering()  # settles limits and layout
     heights = ax.transData.transform(ends)[:, 1] * 72 / ax.figure.dpi  # points
     size = ax.xaxis.label.get_size()

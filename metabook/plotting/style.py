@@ -113,9 +113,11 @@ def style() -> None:
 
     matplotlib.rcParams.update(RC)
     matplotlib.rcParams["axes.prop_cycle"] = cycler(color=colors.classes)
-    jupyter = sys.modules.get("matplotlib_inline.backend_inline")
-    if jupyter is not None and sys.modules["IPython"].get_ipython() is not None:
-        jupyter.set_matplotlib_formats("retina")
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None and hasattr(shell, "kernel"):
+        from matplotlib_inline.config import InlineBackend
+
+        InlineBackend.instance(parent=shell).figure_formats = {"retina"}
 
 
 def to_array(values: Any, name: str, ndim: int | None = None) -> np.ndarray:

@@ -122,3 +122,14 @@ def test_colab_address():
     assert (
         address == "https://colab.research.google.com/github/someone/something/blob/main/book/optimization/maml.ipynb"
     )
+
+
+@pytest.mark.parametrize(("files", "kept"), [(["a/index.rst", "b.rst"], False), (["a/index.rst", "mine.py"], True)])
+def test_only_generated_leftovers_are_removed(tmp_path, files, kept):
+    for name in files:
+        path = tmp_path / "api" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    app = type("App", (), {"srcdir": tmp_path})
+    backlinks.forget_leftovers(app, type("Config", (), {"autoapi_root": "api"}))
+    assert (tmp_path / "api").exists() == kept
