@@ -4,7 +4,8 @@ nbval compares text exactly.  Here text and integers are compared exactly, and o
 tolerance or one unit of their last printed digit.  The tolerance is 1e-3, or the cell's own (tag `nbval-rtol-1e-2`,
 or `nbval-exact` for none); the variable NBVAL_RTOL widens both, for other hardware.
 
-A cell that was never run is refused, and so is a chapter that takes longer than its budget times
+A chapter whose data is not on this machine runs on what it takes instead, and its outputs are not compared.  A cell
+that was never run is refused, and so is a chapter that takes longer than its budget times
 METABOOK_TIME_FACTOR (2 if not set: here a kernel has one thread, and its neighbours the other cores).
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chapters import absent_data, budget
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 NUMBER = re.compile(
@@ -108,7 +110,11 @@ class Chapter(IPyNbFile):  # type: ignore[misc, valid-type]
     def collect(self) -> Iterator[pytest.Item]:
         """One item for each code cell, and one for the budget of time."""
         cells = list(super().collect())
+        absent = absent_data(self.nb)
+        if absent:
+            yield Absent.from_parent(self, name="data", absent=absent)
         for cell in cells:
+            cell.options["check"] = cell.options["check"] and not absent
             yield Cell.from_parent(self, name=cell.name, cell_num=cell.cell_num, cell=cell.cell, options=cell.options)
         yield Budget.from_parent(self, name="time", cells=len(cells))
 
@@ -118,10 +124,10 @@ class Cell(IPyNbCell):  # type: ignore[misc, valid-type]
 
     def runtest(self) -> None:
         """Run the cell, and take its time."""
-        if self.cell.execution_count is None:
-            self.raise_cell_error("This cell was never run, so nothing is compared: python tools/record.py")
         begin = time.perf_counter()
         try:
+            if self.cell.execution_count is None:
+                self.raise_cell_error("This cell was never run, nothing is compared: python tools/record.py")
             super().runtest()
         finally:
             self.parent.seconds += time.perf_counter() - begin
@@ -140,6 +146,22 @@ class Cell(IPyNbCell):  # type: ignore[misc, valid-type]
         return super().compare_outputs(test, ref, skip_compare)
 
 
+class Absent(pytest.Item):
+    """Says, as a skipped test, that a chapter is run and not compared."""
+
+    def __init__(self, absent: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.absent = absent
+
+    def runtest(self) -> None:
+        """Skip, and name what is missing."""
+        pytest.skip(f"{self.path.stem}: outputs are not compared, {', '.join(self.absent)} is not here (METABOOK_DATA)")
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where the skip is reported."""
+        return self.path, 0, f"{self.path.name}: data"
+
+
 class Budget(pytest.Item):
     """The time that all cells of a chapter took together."""
 
@@ -152,10 +174,10 @@ class Budget(pytest.Item):
         chapter = self.parent
         if chapter.cells_run < self.cells:
             pytest.skip("only some of the cells were run")
-        budget = chapter.nb.metadata.get("metabook", {}).get("budget", 60)
+        seconds = budget(chapter.nb)
         factor = float(os.environ.get("METABOOK_TIME_FACTOR", "2"))
-        if chapter.seconds > budget * factor:
-            pytest.fail(f"took {chapter.seconds:.0f} s, more than {budget} s times {factor:g}", pytrace=False)
+        if chapter.seconds > seconds * factor:
+            pytest.fail(f"took {chapter.seconds:.0f} s, more than {seconds} s times {factor:g}", pytrace=False)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where a failure is reported."""

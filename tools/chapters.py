@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
@@ -84,6 +85,26 @@ def tags(cell: NotebookNode) -> list[str]:
 def budget(notebook: NotebookNode) -> int:
     """The seconds that a chapter may take, `{"metabook": {"budget": 120}}` in its metadata, else 60."""
     return notebook.metadata.get("metabook", {}).get("budget", BUDGET)
+
+
+def absent_data(notebook: NotebookNode) -> list[str]:
+    """The data sets that a chapter names, `{"metabook": {"data": ["omniglot"]}}`, and that are not on this machine.
+
+    Such a chapter runs on other data here, so its stored outputs say nothing of this run.
+
+    Raises:
+        ValueError: the library knows no such data set.
+    """
+    names, absent = notebook.metadata.get("metabook", {}).get("data", []), []
+    for name in names:
+        data = importlib.import_module("metabook.data")  # only now: it brings torch
+        if not hasattr(data, f"load_{name}"):
+            raise ValueError(f"a chapter names the data {name!r}, and there is no metabook.data.load_{name}")
+        try:
+            getattr(data, f"load_{name}")(download=False)
+        except FileNotFoundError:
+            absent.append(name)
+    return absent
 
 
 @dataclass

@@ -35,6 +35,8 @@ def record(path: Path, check: bool = False, threads: int = 1, factor: float = 1.
     """
     notebook = chapters.read(path)
     chapters.put_setup_cell(notebook, setup_source())
+    if absent := chapters.absent_data(notebook):
+        return 0.0, [f"needs {', '.join(absent)}, which is not here: set METABOOK_DATA, or fetch it"]
     try:
         seconds = run(notebook, path.parent, environment=kernel_environment(threads))
     except CellExecutionError as error:

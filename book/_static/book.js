@@ -36,6 +36,22 @@
     }
   }
 
+  // Search: chapters come before the pages of the library, and the extract shown is of the text, not of the buttons.
+  function tuneSearch() {
+    if (typeof Search === "undefined" || Search.tuned) return;
+    const read = Search.htmlToText;
+    Search.tuned = true;
+    Search.htmlToText = (html, anchor) => {
+      const article = new DOMParser().parseFromString(html, "text/html").querySelector("article");
+      article?.querySelectorAll("p.launch, details.hide, script, style").forEach((part) => part.remove());
+      article?.querySelectorAll(".math").forEach((part) => (part.textContent = part.textContent.replace(/\\[()[\]]/g, "")));
+      return read.call(Search, article ? `<div role="main">${article.innerHTML}</div>` : html, anchor);
+    };
+    Scorer.score = ([page, , , , score]) => score + (page.startsWith("book/") ? 30 : 0);
+  }
+  tuneSearch();
+  addEventListener("DOMContentLoaded", tuneSearch);
+
   addEventListener("load", () => {
     const typeset = window.MathJax?.startup?.promise ?? Promise.resolve();
     typeset.then(reach);

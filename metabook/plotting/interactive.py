@@ -3,7 +3,7 @@
 Frames are computed beforehand in Python.  The HTML is self-contained (no address, no library), holds no id and no
 global name, so the same figure may stand twice on a page, and equal input gives equal bytes.  It follows the
 reader's theme: text and axes are `currentColor`, series have a colour for each ground.  Without JavaScript the
-first frame stands still; where HTML is not shown, the PNG is.
+curves of the first frame stand still; where HTML is not shown, the PNG is.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ _CSS = (
 .metabook-figure{container-type:inline-size;max-width:46rem;margin:.5rem auto;color:inherit;line-height:1.4;
 font-family:inherit}
 .metabook-figure svg{display:block;width:100%;height:auto;overflow:visible}
-.metabook-figure svg text{fill:currentColor;font-size:17px;font-family:inherit}
+.metabook-figure svg text{fill:currentColor;font-size:20px;font-family:inherit}
 .metabook-figure svg *{vector-effect:non-scaling-stroke}
 .metabook-figure .mb-legend{display:flex;flex-wrap:wrap;gap:.1rem 1.3rem;margin:0 0 .5rem;font-size:.88rem}
 .metabook-figure .mb-legend>span{display:flex;align-items:center;gap:.45rem}
@@ -149,7 +149,7 @@ font-family:inherit}
 .metabook-figure b{font-weight:600;font-variant-numeric:tabular-nums}
 .metabook-figure .mb-controls{display:flex;flex-wrap:wrap;align-items:center;gap:.3rem .9rem;margin-top:.4rem;
 font-size:.92rem}
-.metabook-figure label{display:flex;align-items:center;gap:.7rem;flex:1 1 14rem;max-width:26rem;margin:0}
+.metabook-figure label{display:flex;align-items:center;gap:.7rem;flex:1 1 11rem;max-width:26rem;margin:0}
 .metabook-figure input{flex:1;min-width:7rem;accent-color:var(--mb-meta)}
 .metabook-figure output{font-variant-numeric:tabular-nums;min-width:2.5rem}
 .metabook-figure button{font:inherit;color:inherit;background:none;border:1px solid currentColor;border-radius:6px;

@@ -21,9 +21,10 @@ VARIANTS = {
 }
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
-# Text of the page outside of code that still looks like TeX, errors of MathJax, and formulas it never reached.
+# Errors of MathJax (an unknown command is set in red), formulas it never reached, and text that still looks like TeX.
 UNTYPESET = r"""() => {
-  const wrong = [...document.querySelectorAll("mjx-merror, [data-mjx-error]")].map(e => "error: " + e.textContent);
+  const errors = document.querySelectorAll("mjx-merror, mjx-mtext[style*='color: red']");
+  const wrong = [...errors].map(e => "error in: " + e.closest("mjx-container").textContent.slice(0, 80));
   for (const box of document.querySelectorAll("article .math"))
     if (!box.querySelector("mjx-container")) wrong.push("not typeset: " + box.textContent.trim().slice(0, 80));
   const walk = document.createTreeWalker(document.querySelector("main") ?? document.body, NodeFilter.SHOW_TEXT);

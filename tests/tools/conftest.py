@@ -19,12 +19,12 @@ def code(source, **metadata):
 
 
 def small_chapter():
-    """A chapter that was not run yet: a title, the setup cell, a picture, a claim, an exercise with its solution."""
+    """A chapter that was not run yet: a title, the setup cell, a picture, numbers, an exercise with its solution."""
     cells = [
         markdown("# Small"),
         code(setup_source(), tags=list(TAGS)),
         code(PLOT, **ALT),
-        code("from metabook.checking import expect\n\nexpect('two', 1 + 1, 2)\nprint('a', 0.12345)\n2 / 3"),
+        code("print('✓ two')\nprint('a', 0.12345)\n2 / 3"),
         markdown(EXERCISE),
         code("answer = ...\nprint('dots')"),
         markdown(BETWEEN),

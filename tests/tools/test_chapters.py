@@ -119,6 +119,18 @@ def test_gates_that_do_not_match_are_refused(texts, words):
         chapters.exercises(notebook(*texts))
 
 
+def test_data_that_is_not_here_is_named(monkeypatch, tmp_path):
+    book = notebook("# Title")
+    assert chapters.absent_data(book) == []
+    for name in ("METABOOK_DATA", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    book.metadata["metabook"] = {"data": ["omniglot", "mnist"]}
+    assert chapters.absent_data(book) == ["omniglot", "mnist"]
+    book.metadata["metabook"] = {"data": ["no_such"]}
+    with pytest.raises(ValueError, match="load_no_such"):
+        chapters.absent_data(book)
+
+
 def test_the_budget_is_sixty_seconds_unless_the_chapter_says_otherwise():
     book = notebook("# Title")
     assert chapters.budget(book) == 60

@@ -10,7 +10,7 @@ import set_address
 from setup_cell import ROOT, setup_source
 
 OLD = set_address.current()
-NEW = set_address.parse("https://github.com/Some-University/meta-course")
+NEW = set_address.parse("https://github.com/Some-University" + "/meta-course")  # in two, so that no move finds it here
 
 
 @pytest.fixture
