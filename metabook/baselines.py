@@ -14,6 +14,7 @@ from tqdm.std import tqdm
 from metabook.data.dataset import Dataset
 from metabook.episode import Episode, Set
 from metabook.learner import Learner, task_loss
+from metabook.metric.prototypical_networks import squared_distances
 from metabook.optimization.maml import Weights, check_inner_loop, descend
 from metabook.tasks.distribution import check_counts
 
@@ -84,7 +85,7 @@ class NearestNeighbour(Learner):
 
     def predict(self, state: Set, x: Tensor) -> Tensor:
         """Logits: minus the squared distance to the nearest support example of each class, `(queries, ways)`."""
-        distances = (x.flatten(1)[:, None] - state.x.flatten(1)).square().sum(-1)  # (queries, examples)
+        distances = squared_distances(x.flatten(1), state.x.flatten(1))  # (queries, examples), as one matrix product
         other = state.y != torch.arange(self.ways, device=x.device)[:, None]  # (ways, examples)
         return -distances[:, None].masked_fill(other, torch.inf).amin(-1)
 

@@ -26,7 +26,7 @@ def bare(tmp_path_factory):
     for entry in (entry for here in site.getsitepackages() for entry in Path(here).iterdir()):
         if not entry.name.startswith(OWN) and not (there / entry.name).exists():
             os.symlink(entry, there / entry.name)
-    python = prepare(folder / "venv", sys.executable, [])
+    python = prepare(folder / "venv", sys.executable, ["numpy"])
     return python, build_wheel(ROOT, folder / "wheel")
 
 
@@ -58,8 +58,9 @@ def test_a_claim_that_fails_is_a_failure(bare, recorded):
 def test_any_other_change_of_the_environment_is_noticed(bare, recorded):
     python, wheel = bare
     source = (
-        "import sysconfig\nfrom pathlib import Path\n\nfolder = Path(sysconfig.get_path('purelib')) / 'extra-1.0.dist-info'\n"
-        "folder.mkdir(exist_ok=True)\n(folder / 'METADATA').write_text('Name: extra\\nVersion: 1.0\\n')"
+        "import sysconfig\nfrom pathlib import Path\n\n"
+        "folder = Path(sysconfig.get_path('purelib')) / 'extra-1.0.dist-info'\n"
+        "folder.mkdir()\n(folder / 'METADATA').write_text('Name: extra\\nVersion: 1.0\\n')"
     )
     _, problems = rehearse(change(recorded, 3, source), python, wheel)
     (extra,) = python.parent.parent.glob("lib/*/site-packages/extra-1.0.dist-info")

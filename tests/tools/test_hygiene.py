@@ -30,6 +30,7 @@ DAMAGES = [
     (3, {"source": LONG}, "26 lines of code, more than 25"),
     (3, {"source": "x = " + "1" * 90}, "94 columns"),
     (3, {"source": "plt.plot(x);"}, "ends in a semicolon: plt.plot(x);"),
+    (3, {"source": "x = " + "1" * 107, "metadata": {"tags": ["hide-input"]}}, "more than 110"),
     (3, {"source": "!pip install metabook"}, "installs something"),
     (3, {"source": "%pip install torch"}, "installs something"),
     (3, {"source": "open('/some/where/data.csv')"}, "path of one machine: /some/where/data.csv"),
@@ -54,6 +55,8 @@ def test_damage_is_refused(recorded, position, changes, words):
         (0, {"source": "Run `pip install metabook-learning`. ![A line](figure.svg)"}),
         (3, {"source": "\n".join(["x = 1"] * 25)}),
         (3, {"source": "x = " + "1" * 84}),
+        (3, {"source": "x = " + "1" * 106, "metadata": {"tags": ["hide-input"]}}),
+        (3, {"source": "css = 'a: b;'\npipeline = 1"}),
     ],
 )
 def test_what_is_just_allowed(recorded, position, changes):
