@@ -65,8 +65,39 @@ def outline(style: str, character: str | None):  # noqa: ANN201
     return Outline(vertices, codes) if len(vertices) else None
 
 
-def fill(outlines: list) -> np.ndarray:
-    """Fill outlines, each scaled so that its longer side is BOX pixels: bool `(len(outlines), SIDE, SIDE)`."""
+def centre_lines(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """The centre lines of each character of a text in each style that has it.
+
+    Returns:
+        Sheets bool `(sheets, SIDE, SIDE)`; and int64 `(len(text), len(STYLES))`, which sheet each style uses: its own,
+        or where the font lacks the character those of Sans and Sans Bold in turn.
+
+    Raises:
+        ValueError: a character that DejaVu Sans does not draw.
+    """
+    sheets, number = [], np.full((len(text), len(STYLES)), -1)
+    for k, style in enumerate(STYLES):
+        for i, character in enumerate(text):
+            path = outline(style, character) if character in characters(style) else None
+            if path is not None:
+                number[i, k] = len(sheets)
+                sheets.append(path)
+    sans, bold = (list(STYLES).index(style) for style in ("Sans", "Sans Bold"))
+    absent = [character for character, own in zip(text, number, strict=True) if min(own[sans], own[bold]) < 0]
+    if absent:
+        raise ValueError(f"the DejaVu Sans fonts of this matplotlib do not draw {', '.join(map(ascii, absent[:5]))}")
+    for k in range(len(STYLES)):
+        number[:, k] = np.where(number[:, k] < 0, number[:, (sans, bold)[k % 2]], number[:, k])
+    return thin(fill(sheets)), number
+
+
+def fill(outlines: list, stretch: bool = False) -> np.ndarray:
+    """Fill outlines, each scaled so that its longer side is BOX pixels: bool `(len(outlines), SIDE, SIDE)`.
+
+    Args:
+        outlines: matplotlib paths.
+        stretch: make the shorter side BOX pixels, too, unless it is below 0.4 of the longer.
+    """
     from matplotlib.backends.backend_agg import RendererAgg
     from matplotlib.transforms import Affine2D
 
@@ -77,9 +108,10 @@ def fill(outlines: list) -> np.ndarray:
     context.set_snap(False)
     for sheet, path in zip(sheets, outlines, strict=True):
         points = np.concatenate(path.to_polygons())  # curves as short lines: the exact box, quickly
-        (left, bottom), (right, top) = points.min(0), points.max(0)
-        scale = BOX / max(right - left, top - bottom)
-        place = Affine2D().translate(-(left + right) / 2, -(bottom + top) / 2).scale(scale).translate(SIDE / 2, SIDE / 2)
+        low, high = points.min(0), points.max(0)
+        sides = high - low
+        scale = BOX / (sides if stretch and sides.min() > 0.4 * sides.max() else np.repeat(sides.max(), 2))
+        place = Affine2D().translate(*(-(low + high) / 2)).scale(*scale).translate(SIDE / 2, SIDE / 2)
         renderer.clear()
         renderer.draw_path(context, path, place, (0.0, 0.0, 0.0))
         sheet[:] = np.asarray(renderer.buffer_rgba())[..., 3] > 127
@@ -113,7 +145,7 @@ def thin(sheets: np.ndarray) -> np.ndarray:
     return np.unpackbits(word.astype(">u8")[..., None].view(np.uint8), axis=-1).astype(bool)
 
 
-def distances(lines: np.ndarray, most: int = 12) -> np.ndarray:
+def distances(lines: np.ndarray, most: int = 8) -> np.ndarray:
     """Euclidean distance of each pixel to the nearest line pixel, cut at `most`: float32 `(n, SIDE, SIDE)` pixels."""
     far = most * most
     row = np.where(lines, np.uint8(0), np.uint8(far))  # squared distances along rows, then along columns

@@ -24,7 +24,7 @@ FRAMES = {
     "meta-learned": np.stack([TRUTH * t / 3 for t in range(4)]),
 }
 POINTS = np.random.default_rng(0).normal(size=(3, 4, 2)) + np.array([[0, 0], [4, 0], [2, 3]])[:, None]
-QUERIES = (POINTS.reshape(-1, 2) + 0.4, np.repeat(range(3), 4))
+QUERIES = (POINTS.reshape(-1, 2) + 0.4, np.array([1] + 3 * [0] + 4 * [1] + 4 * [2]))  # the first label is wrong
 
 
 def curves(**changes):
@@ -244,5 +244,5 @@ def test_prototypes_follow_shots_keys_and_drags(tmp_path):
     assert len({result[name]["cell"] for name in ("start", "one", "key", "drag", "out")}) == 5
     means = POINTS.mean(1)
     right = (np.square(QUERIES[0][:, None] - means).sum(-1).argmin(1) == QUERIES[1]).sum()
-    assert result["start"]["text"] == f"4 of 4; {right} of 12 queries right"
+    assert right < 12 and result["start"]["text"] == f"4 of 4; {right} of 12 queries right"
     assert f">{result['start']['text']}</output>" in html, "python and the browser agree"

@@ -122,7 +122,7 @@ def test_gates_that_do_not_match_are_refused(texts, words):
 def test_data_that_is_not_here_is_named(monkeypatch, tmp_path):
     book = notebook("# Title")
     assert chapters.absent_data(book) == []
-    for name in ("METABOOK_DATA", "XDG_CACHE_HOME", "HOME"):
+    for name in ("METABOOK_DATA", "METABOOK_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     book.metadata["metabook"] = {"data": ["omniglot", "mnist"]}
     assert chapters.absent_data(book) == ["omniglot", "mnist"]

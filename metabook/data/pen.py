@@ -1,0 +1,81 @@
+"""Drawing centre lines by hand: slant, turn, size, an unsteady hand and the changing pressure of a pen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SLANT, ASPECT, WIDTH = 0.14, 0.07, 0.5  # how drawers differ from each other: standard deviations
+TURN, SIZE, SHIFT = 0.08, 0.08, 0.07  # how one drawer's drawings differ: radians, log scale, half sheets
+BEND, TREMOR, PRESSURE = 0.05, 0.009, 0.3  # slow and quick displacements in half sheets; pen radius in pixels
+RADIUS = 2.5  # pixels of a sheet of 64
+
+
+class Hand(NamedTuple):
+    """What makes each drawing of a set different; the first dimension of each tensor is the drawing.
+
+    Attributes:
+        affine: `(n, 2, 3)`, from points of the drawing to points of the sheet, both in -1..1.
+        bend: `(n, 2, 4, 4)`, slow displacements on a coarse grid, in half sheets.
+        tremor: `(n, 2, 9, 9)`, small quick ones.
+        radius: `(n, 1, 4, 4)`, of the pen on a coarse grid, in pixels of the sheet.
+    """
+
+    affine: Tensor
+    bend: Tensor
+    tremor: Tensor
+    radius: Tensor
+
+    def select(self, index: Tensor) -> Hand:
+        """The hand of some drawings."""
+        return Hand(*(part[index] for part in self))
+
+
+def hands(characters: int, drawers: int, generator: torch.Generator) -> Hand:
+    """Draw at random how each of `drawers` people draws each of `characters`; `n = characters * drawers`.
+
+    A drawer keeps a slant, proportions and a pen; turn, size, place and the unsteadiness are new in each drawing.
+    """
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    own = noise(3, drawers).clamp(-2, 2)  # (slant, aspect, pen) of each drawer
+    slant, aspect, pen = (part.repeat(characters) for part in own)  # (n,)
+    n = characters * drawers
+    turn, size, across, along = noise(4, n).clamp(-2, 2)
+    turn, size = TURN * turn, torch.exp(SIZE * size)
+    cos, sin = turn.cos(), turn.sin()
+    wide, high = torch.exp(ASPECT * aspect) / size, torch.exp(-ASPECT * aspect) / size
+    slant = SLANT * slant
+    rows = [wide * cos, wide * (sin + slant * cos), SHIFT * across, -high * sin, high * (cos - slant * sin), SHIFT * along]
+    return Hand(
+        affine=torch.stack(rows, 1).view(n, 2, 3),
+        bend=BEND * noise(n, 2, 4, 4),
+        tremor=TREMOR * noise(n, 2, 9, 9),
+        radius=(RADIUS + WIDTH * pen[:, None, None, None] + PRESSURE * noise(n, 1, 4, 4)).clamp(1.4),
+    )
+
+
+def draw(distances: Tensor, hand: Hand, size: int) -> Tensor:
+    """Draw lines again by hand.
+
+    Args:
+        distances: float `(n, side, side)`, the distance of each pixel of a sheet to the nearest line, in pixels.
+        hand: of `n` drawings.
+        size: pixels of the drawings.
+
+    Returns:
+        Ink, uint8 `(n, 1, size, size)`, 255 = full.
+    """
+    n, side, _ = distances.shape
+    points = F.affine_grid(hand.affine, [n, 1, size, size], align_corners=False)  # (n, size, size, 2), x before y
+    for displacement in (hand.bend, hand.tremor):
+        points = points + F.interpolate(displacement, (size, size), mode="bicubic").permute(0, 2, 3, 1)
+    away = F.grid_sample(distances[:, None], points, padding_mode="border", align_corners=False)  # (n, 1, size, size)
+    radius = F.interpolate(hand.radius, (size, size), mode="bicubic")
+    ink = ((radius - away) * (size / side) + 0.5).clamp(0, 1)  # an edge is one pixel of the drawing wide
+    return (255 * ink).round().to(torch.uint8)
