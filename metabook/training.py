@@ -40,7 +40,7 @@ class History:
         return list(range(1, len(self.loss) + 1))
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the loss and the validation score over steps; returns the matplotlib axes."""
+        """Draw training and validation scores over steps (the loss where nothing was validated); returns the axes."""
         from metabook.plotting import plot_history  # matplotlib is loaded when something is drawn
 
         return plot_history(self, ax=ax)

@@ -87,7 +87,7 @@ def rehearse(path: Path, python: Path, wheel: Path) -> tuple[int, list[str]]:
         first = next((cell.source for cell in notebook.cells if cell.cell_type == "code"), None)
         if first != setup_source():
             return 0, ["does not begin with the setup cell: python tools/record.py"]
-        environment = {**kernel_environment(threads=2), "METABOOK_SOURCE": wheel.as_uri(), "PIP_NO_INDEX": "1"}
+        environment = {**kernel_environment(threads=1), "METABOOK_SOURCE": wheel.as_uri(), "PIP_NO_INDEX": "1"}
         environment = {key: value for key, value in environment.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
         try:
             run(notebook, folder, environment=environment, interpreter=str(python))

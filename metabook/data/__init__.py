@@ -1,12 +1,26 @@
 """Where examples come from: Glyphs (always at hand), Omniglot, MNIST and the digits of scikit-learn.
 
-`python -m metabook.data` lists what exists and where it lies.
+Files are looked for in the folder METABOOK_DATA, then in the cache, then downloaded from their official address and
+verified.  `python -m metabook.data` lists what exists and where it lies; `characters` takes Omniglot where it is at
+hand and Glyphs where it is not.
 """
 
 from metabook.data.dataset import Dataset
 from metabook.data.digits import load_digits
 from metabook.data.glyphs import load_glyphs
+from metabook.data.local import available, characters
 from metabook.data.mnist import load_mnist
 from metabook.data.omniglot import load_omniglot, omniglot_oneshot_runs
+from metabook.data.store import DataNotFound
 
-__all__ = ["Dataset", "load_digits", "load_glyphs", "load_mnist", "load_omniglot", "omniglot_oneshot_runs"]
+__all__ = [
+    "DataNotFound",
+    "Dataset",
+    "available",
+    "characters",
+    "load_digits",
+    "load_glyphs",
+    "load_mnist",
+    "load_omniglot",
+    "omniglot_oneshot_runs",
+]

@@ -1,26 +1,30 @@
-"""Labelled images whose classes come in groups: characters of alphabets, letters of scripts."""
+"""Labelled images whose classes belong to groups, as characters belong to alphabets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """A data set that fits in memory, as bytes.
+    """Images, the class of each image, and the group of each class.
 
-    images: uint8 `(examples, channels, height, width)`; 255 is full ink for characters.
-    labels: int64 `(examples,)` in 0..classes-1.
-    groups: int64 `(classes,)`, the group of each class (its alphabet or script).
-    class_names, group_names: what they are called; their lengths are the numbers of classes and groups.
-    name: what the data set is called in a protocol, e.g. "omniglot/evaluation".
-    drawers: int64 `(examples,)`, who (or which font style) drew each image, or None.
+    Attributes:
+        images: uint8 `(examples, channels, height, width)`, 0 = paper, 255 = full ink.
+        labels: int64 `(examples,)`, the class of each image, 0..classes-1.
+        groups: int64 `(classes,)`, the alphabet or script of each class, 0..len(group_names)-1.
+        class_names: a name for each class.
+        group_names: a name for each group.
+        name: what to call the data set in figures and errors.
+        drawers: int64 `(examples,)`, who drew each image (0 or more), or None where that is unknown.
 
     Raises:
-        ValueError: fields whose dtype, length or range do not fit together, with the values met.
+        ValueError: wrong types, lengths that do not agree, labels or groups out of range, tensors on
+            different devices.
     """
 
     images: Tensor
@@ -32,62 +36,102 @@ class Dataset:
     drawers: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+        """Refuse fields that contradict each other."""
+        if not isinstance(self.images, Tensor) or self.images.ndim != 4 or self.images.dtype != torch.uint8:
             raise ValueError(
-                f"images must be uint8 (examples, channels, height, width), got {self.images.dtype} "
-                f"{tuple(self.images.shape)}"
+                f"images must be a uint8 tensor (examples, channels, height, width), got {_describe(self.images)}"
             )
-        _check_indices("labels", self.labels, len(self.images), "images", len(self.class_names), "class_names")
-        _check_indices("groups", self.groups, len(self.class_names), "class_names", len(self.group_names), "group_names")
-        if self.drawers is not None and self.drawers.shape != self.labels.shape:
-            raise ValueError(f"drawers must have one entry per image: got {len(self.drawers)} for {len(self.images)}")
+        if 0 in self.images.shape:
+            raise ValueError(f"a data set needs at least one pixel, got images of shape {tuple(self.images.shape)}")
+        examples, classes, groups = len(self.images), len(self.class_names), len(self.group_names)
+        self._check("labels", examples, "image", classes, "class names")
+        self._check("groups", classes, "class", groups, "group names")
+        if self.drawers is not None:
+            self._check("drawers", examples, "image", None, "")
+
+    def __repr__(self) -> str:
+        """Name and counts, never the pixels."""
+        examples, channels, height, width = self.images.shape
+        return (
+            f"Dataset({self.name}: {examples:,} images {channels}x{height}x{width}, {self.classes:,} classes, "
+            f"{len(self.group_names)} groups)"
+        )
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
-    def select(self, groups: list[str]) -> Dataset:
-        """The classes of the named groups, relabelled 0..classes-1.
+    def to(self, device: str | torch.device) -> Dataset:
+        """The same data set with all its tensors on `device`."""
+        moved = {field: getattr(self, field).to(device) for field in ("images", "labels", "groups")}
+        return replace(self, **moved, drawers=None if self.drawers is None else self.drawers.to(device))
+
+    def select(self, groups: str | int | Sequence[str] | Sequence[int], name: str | None = None) -> Dataset:
+        """Only the classes of some groups, relabelled 0..k-1 in their present order.
+
+        Args:
+            groups: names or numbers of groups.
+            name: a name for the result; this data set's own by default.
 
         Raises:
-            ValueError: a group that does not exist, or none named.
+            ValueError: a group that does not exist, or none at all.
         """
-        unknown = [name for name in groups if name not in self.group_names]
-        if unknown or not groups:
-            raise ValueError(f"no such group in {self.name}: {unknown or 'none named'}; there are {self.group_names}")
-        wanted = torch.tensor([self.group_names.index(name) for name in groups])
-        return self.select_classes(torch.isin(self.groups, wanted))
+        wanted = [groups] if isinstance(groups, (str, int)) else list(groups)
+        numbers = [self.group_names.index(g) if g in self.group_names else g for g in wanted]
+        unknown = [g for g in numbers if not isinstance(g, int) or not 0 <= g < len(self.group_names)]
+        if unknown or not wanted:
+            asked = f"there is no group {unknown[0]!r}" if unknown else "no group was named"
+            raise ValueError(f"{asked}; {self.name} has the groups {', '.join(self.group_names)}")
+        chosen = torch.tensor(numbers, device=self.groups.device)
+        return self.select_classes(torch.isin(self.groups, chosen), name)
 
-    def select_classes(self, mask: Tensor) -> Dataset:
-        """The classes where `mask`, bool `(classes,)`, holds, relabelled 0..classes-1; empty groups are dropped."""
-        if mask.dtype != torch.bool or mask.shape != (self.classes,) or not mask.any():
-            raise ValueError(f"mask must be bool ({self.classes},) with a true entry, got {mask.dtype} {tuple(mask.shape)}")
-        rows = mask[self.labels]
-        kept, groups = self.groups[mask].unique(return_inverse=True)
-        return replace(
-            self,
-            images=self.images[rows],
-            labels=(mask.cumsum(0) - 1)[self.labels[rows]],
+    def select_classes(self, mask: Tensor, name: str | None = None) -> Dataset:
+        """Only the classes where `mask` is true, relabelled 0..k-1; groups left without a class are dropped.
+
+        Args:
+            mask: bool `(classes,)`.
+            name: a name for the result; this data set's own by default.
+
+        Raises:
+            ValueError: another shape or type, or no class or image left.
+        """
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != (self.classes,):
+            raise ValueError(f"mask must be bool of shape ({self.classes},), got {_describe(mask)}")
+        mask = mask.to(self.labels.device)
+        keep = mask[self.labels]  # (examples,)
+        if not keep.any():
+            raise ValueError(f"no image of {self.name} is left: the mask selects {int(mask.sum())} classes")
+        present, groups = self.groups[mask].unique(return_inverse=True)  # sorted, so the order of groups stays
+        new = mask.cumsum(0) - 1  # (classes,) the new number of each class that stays
+        names = zip(self.class_names, mask.tolist(), strict=True)
+        return Dataset(
+            images=self.images[keep],
+            labels=new[self.labels[keep]],
             groups=groups,
-            class_names=tuple(name for name, keep in zip(self.class_names, mask.tolist(), strict=True) if keep),
-            group_names=tuple(self.group_names[g] for g in kept.tolist()),
-            drawers=None if self.drawers is None else self.drawers[rows],
+            class_names=tuple(label for label, kept in names if kept),
+            group_names=tuple(self.group_names[g] for g in present.tolist()),
+            name=name or self.name,
+            drawers=None if self.drawers is None else self.drawers[keep],
         )
 
-    def to(self, device: str | torch.device) -> Dataset:
-        """The data set with its tensors on a device."""
-        move = {name: getattr(self, name).to(device) for name in ("images", "labels", "groups")}
-        return replace(self, **move, drawers=None if self.drawers is None else self.drawers.to(device))
+    def _check(self, field: str, length: int, per: str, count: int | None, names: str) -> None:
+        value = getattr(self, field)
+        if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (length,):
+            raise ValueError(f"{field} must be int64 of shape ({length},), one per {per}, got {_describe(value)}")
+        if value.device != self.images.device:
+            raise ValueError(f"{field} on {value.device} but images on {self.images.device}; move both to one device")
+        low, high = (int(value.min()), int(value.max())) if length else (0, -1)
+        if low < 0 or (count is not None and high >= count):
+            expected = "be 0 or more" if count is None else f"lie in 0..{count - 1}, there being {count} {names}"
+            raise ValueError(f"{field} must {expected}, got values from {low} to {high}")
 
-    def __repr__(self) -> str:
-        shape = "x".join(map(str, self.images.shape[1:]))
-        return f"Dataset({self.name}: {len(self.images)} images {shape}, {self.classes} classes, {len(self.group_names)} groups)"
 
-
-def _check_indices(name: str, values: Tensor, length: int, of: str, limit: int, names: str) -> None:
-    if values.dtype != torch.int64 or values.shape != (length,):
-        raise ValueError(f"{name} must be int64 ({length},), one per {of}; got {values.dtype} {tuple(values.shape)}")
-    if length and (values.min() < 0 or values.max() >= limit):
-        met = f"{int(values.min())} to {int(values.max())}"
-        raise ValueError(f"{name} must lie in 0..{limit - 1} for {limit} {names}, met values from {met}")
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}"
+    return type(value).__name__

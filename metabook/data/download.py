@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +15,7 @@ from metabook.data.store import Source, absent, problem, write_atomically
 
 ATTEMPTS = 3
 TIMEOUT = 20.0  # seconds without a byte
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 STALE = 24 * 3600.0  # seconds after which a part file can only be what a killed process left
 
 
@@ -41,22 +44,34 @@ def download(source: Source, folder: Path, progress: bool | None = None, pause: 
             _sweep(folder, source.name)
             write_atomically(path, lambda part: _transfer(source, part, progress))
             return path
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _Damaged) as error:
+        except _TRANSIENT as error:
             final = isinstance(error, urllib.error.HTTPError) and error.code < 500
             if final or attempt == ATTEMPTS - 1:
                 reason = getattr(error, "reason", None) or error
                 raise absent(source, f"downloading {source.url} failed ({reason})") from error
             time.sleep(pause * 2**attempt)
-        except PermissionError as error:
-            raise PermissionError(
-                f"cannot write {source.name} into {folder} ({error.strerror}); set METABOOK_CACHE to a folder that can "
-                f"be written to"
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            raise OSError(
+                f"{source.name} cannot be written into {folder} ({error.strerror}); set METABOOK_CACHE to a folder "
+                f"that can be written to"
             ) from error
     raise AssertionError("unreachable")
 
 
 class _Damaged(Exception):
     """The server's bytes are not the official ones."""
+
+
+_TRANSIENT = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    _Damaged,
+)
 
 
 def _transfer(source: Source, part: Path, progress: bool | None) -> None:
@@ -68,9 +83,7 @@ def _transfer(source: Source, part: Path, progress: bool | None) -> None:
     with (
         urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
         part.open("xb") as file,
-        tqdm(
-            total=source.size, desc=source.name, unit="B", unit_scale=True, leave=False, disable=not progress
-        ) as bar,
+        tqdm(total=source.size, desc=source.name, unit="B", unit_scale=True, leave=False, disable=not progress) as bar,
     ):
         received = 0
         while block := answer.read(1 << 16):

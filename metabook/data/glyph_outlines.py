@@ -6,10 +6,15 @@ it again.  Only outlines without hinting are read, which do not depend on FreeTy
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # matplotlib is imported where it is used
+    from matplotlib.ft2font import FT2Font
+    from matplotlib.path import Path as Outline
 
 SIDE = 64  # pixels of a drawing sheet, so that a row is one machine word
 BOX = 44  # pixels of the longer side of the character on it
@@ -23,8 +28,8 @@ STYLES = {
 }
 
 
-@lru_cache(maxsize=None)
-def font(style: str):  # noqa: ANN201
+@cache
+def font(style: str) -> FT2Font:
     """The font of a style, at a size of 1000 pixels per em.
 
     Raises:
@@ -41,13 +46,13 @@ def font(style: str):  # noqa: ANN201
     return opened
 
 
-@lru_cache(maxsize=None)
+@cache
 def characters(style: str) -> frozenset[str]:
     """The characters for which the font of a style has a glyph of its own."""
     return frozenset(map(chr, font(style).get_charmap()))
 
 
-def outline(style: str, character: str | None):  # noqa: ANN201
+def outline(style: str, character: str | None) -> Outline | None:
     """The outline of a character as a matplotlib path, 1000 units to the em; None when it is empty.
 
     Args:
@@ -91,7 +96,7 @@ def centre_lines(text: str) -> tuple[np.ndarray, np.ndarray]:
     return thin(fill(sheets)), number
 
 
-def fill(outlines: list, stretch: bool = False) -> np.ndarray:
+def fill(outlines: list[Outline], stretch: bool = False) -> np.ndarray:
     """Fill outlines, each scaled so that its longer side is BOX pixels: bool `(len(outlines), SIDE, SIDE)`.
 
     Args:
@@ -168,13 +173,13 @@ def _slices(axis: int, shift: int) -> tuple:
     return ahead, behind
 
 
-def _at_least_two(a, b, c, d):  # noqa: ANN001, ANN202
+def _at_least_two(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     return (a & b) | (c & d) | ((a | b) & (c | d))
 
 
-def _exactly_one(a, b, c, d):  # noqa: ANN001, ANN202
+def _exactly_one(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     return (a | b | c | d) & ~_at_least_two(a, b, c, d)
 
 
-def _all(a, b, c, d):  # noqa: ANN001, ANN202
+def _all(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     return a & b & c & d

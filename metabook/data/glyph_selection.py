@@ -10,7 +10,7 @@ import unicodedata
 
 import numpy as np
 
-from metabook.data.glyph_outlines import STYLES, characters, distances, fill, outline, thin
+from metabook.data.glyph_outlines import SIDE, STYLES, characters, distances, fill, outline, thin
 
 SCRIPTS = {  # by the first word of Unicode's names; of two look-alikes the earlier script keeps its character
     "LATIN": "Latin",
@@ -37,7 +37,7 @@ SPLITS = {
     "validation": ("Armenian", "Lao", "N'Ko"),
     "test": ("Georgian", "Hebrew", "Tifinagh", "Old Italic"),
 }
-TOLERANCE = {"as drawn": 4.5, "stretched": 4.0}  # pixels, of 44 that a character is wide or high
+TOLERANCE = {"as drawn": 4.2, "stretched": 4.0}  # pixels, of 44 that a character is wide or high
 TOLERANCE_ACCENTED = {"as drawn": 5.7, "stretched": 5.0}  # accents are small, so letters with one must differ more
 
 
@@ -58,9 +58,7 @@ def select() -> dict[str, dict[str, str]]:
     chosen: dict[str, list[str]] = {}
     for character in (c for c, kept in zip(candidates, stays, strict=True) if kept):
         chosen.setdefault(group(character), []).append(character)
-    return {
-        split: {name: "".join(sorted(chosen[name])) for name in names} for split, names in SPLITS.items()
-    }
+    return {split: {name: "".join(sorted(chosen[name])) for name in names} for split, names in SPLITS.items()}
 
 
 def alike(candidates: list[str], tolerances: tuple[dict[str, float], ...]) -> list[np.ndarray]:
@@ -85,8 +83,8 @@ def alike(candidates: list[str], tolerances: tuple[dict[str, float], ...]) -> li
             kept = sheets.any((1, 2)) & (sheets != box).any((1, 2))
             lines = thin(sheets[kept])
             index = np.array([i for i, _ in drawn])[kept]
-            away = distances(lines).reshape(len(lines), -1)
-            ink = lines.reshape(len(lines), -1).astype(np.float32)
+            away = distances(lines).reshape(len(lines), SIDE * SIDE)
+            ink = lines.reshape(len(lines), SIDE * SIDE).astype(np.float32)
             for matrix, tolerance in zip(result, tolerances, strict=True):
                 covered = ink @ (away > tolerance[form]).astype(np.float32).T == 0  # all ink of one is near the other's
                 matrix[np.ix_(index, index)] |= covered & covered.T

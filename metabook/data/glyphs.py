@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import zipfile
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def _lines() -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as kept:
             if str(kept["text"]) == text:
                 return np.unpackbits(kept["lines"], axis=-1).astype(bool), kept["sheet"]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         pass  # absent or damaged: made again below
     lines, sheet = glyph_outlines.centre_lines(text)
 

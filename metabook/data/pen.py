@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SLANT, ASPECT, WIDTH = 0.14, 0.07, 0.5  # how drawers differ from each other: standard deviations
-TURN, SIZE, SHIFT = 0.08, 0.08, 0.07  # how one drawer's drawings differ: radians, log scale, half sheets
+SLANT, ASPECT, WIDTH = 0.14, 0.07, 0.4  # how drawers differ from each other: standard deviations
+TURN, SIZE, SHIFT = 0.08, 0.08, 0.05  # how one drawer's drawings differ: radians, log scale, half sheets
 BEND, TREMOR, PRESSURE = 0.05, 0.009, 0.3  # slow and quick displacements in half sheets; pen radius in pixels
-RADIUS = 2.5  # pixels of a sheet of 64
+RADIUS = 2.4  # pixels of a sheet of 64
 
 
 class Hand(NamedTuple):
@@ -51,9 +51,10 @@ def hands(characters: int, drawers: int, generator: torch.Generator) -> Hand:
     cos, sin = turn.cos(), turn.sin()
     wide, high = torch.exp(ASPECT * aspect) / size, torch.exp(-ASPECT * aspect) / size
     slant = SLANT * slant
-    rows = [wide * cos, wide * (sin + slant * cos), SHIFT * across, -high * sin, high * (cos - slant * sin), SHIFT * along]
+    to_x = torch.stack([wide * cos, wide * (sin + slant * cos), SHIFT * across], 1)
+    to_y = torch.stack([-high * sin, high * (cos - slant * sin), SHIFT * along], 1)
     return Hand(
-        affine=torch.stack(rows, 1).view(n, 2, 3),
+        affine=torch.stack([to_x, to_y], 1),
         bend=BEND * noise(n, 2, 4, 4),
         tremor=TREMOR * noise(n, 2, 9, 9),
         radius=(RADIUS + WIDTH * pen[:, None, None, None] + PRESSURE * noise(n, 1, 4, 4)).clamp(1.4),
@@ -72,10 +73,18 @@ def draw(distances: Tensor, hand: Hand, size: int) -> Tensor:
         Ink, uint8 `(n, 1, size, size)`, 255 = full.
     """
     n, side, _ = distances.shape
-    points = F.affine_grid(hand.affine, [n, 1, size, size], align_corners=False)  # (n, size, size, 2), x before y
-    for displacement in (hand.bend, hand.tremor):
-        points = points + F.interpolate(displacement, (size, size), mode="bicubic").permute(0, 2, 3, 1)
-    away = F.grid_sample(distances[:, None], points, padding_mode="border", align_corners=False)  # (n, 1, size, size)
-    radius = F.interpolate(hand.radius, (size, size), mode="bicubic")
-    ink = ((radius - away) * (size / side) + 0.5).clamp(0, 1)  # an edge is one pixel of the drawing wide
+    centre = (torch.arange(size) + 0.5) * 2 / size - 1  # of each pixel, in -1..1
+    sheet = torch.stack([*torch.meshgrid(centre, centre, indexing="xy"), torch.ones(size, size)]).flatten(1)
+    points = (hand.affine @ sheet).view(n, 2, size, size) + _smooth(hand.bend, size) + _smooth(hand.tremor, size)
+    away = F.grid_sample(
+        distances[:, None], points.permute(0, 2, 3, 1), padding_mode="border", align_corners=False
+    )  # (n, 1, size, size)
+    ink = ((_smooth(hand.radius, size) - away) * (size / side) + 0.5).clamp(0, 1)  # an edge is one pixel wide
     return (255 * ink).round().to(torch.uint8)
+
+
+def _smooth(coarse: Tensor, size: int) -> Tensor:
+    """Bicubic interpolation of `(..., k, k)` to `(..., size, size)`, as two products with one matrix."""
+    k = coarse.shape[-1]
+    weights = F.interpolate(torch.eye(k)[None, None], (size, k), mode="bicubic", align_corners=False)[0, 0]  # (size, k)
+    return weights @ coarse @ weights.T

@@ -144,7 +144,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _hasher(kind: str, size: int):  # noqa: ANN202
+def _hasher(kind: str, size: int) -> hashlib._Hash:
     if kind == "git_blob_sha1":  # git hashes a header before the content
         return hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     return hashlib.new(kind, usedforsecurity=kind == "sha256")

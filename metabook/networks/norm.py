@@ -1,9 +1,9 @@
 """Normalisation that is right, and fast, inside an inner loop.
 
-`F.batch_norm`, `F.instance_norm` and `F.layer_norm` give wrong second-order gradients under `torch.func.vmap(grad(...))`,
-without an error, when their scale and a layer before them are adapted (a test documents it).  Here the backend's
-kernels compute the normalisation and its gradient, and the second derivative is written out, so that a
-meta-gradient is right and needs few passes over the activations.
+`F.batch_norm`, `F.instance_norm` and `F.layer_norm` give wrong second-order gradients under
+`torch.func.vmap(grad(...))`, without an error, when their scale and a layer before them are adapted (a test documents
+it).  Here the backend's kernels compute the normalisation and its gradient, and the second derivative is written out,
+so that a meta-gradient is right and needs few passes over the activations.
 
 With y = (x - mean) r, r = (var + eps)^(-1/2) and means m(.) over the normalised set, the gradient for x is
 

@@ -44,4 +44,5 @@ def test_keys_are_unique():
 def test_an_entry_says_who_when_what_and_where(key):
     fields = {name.lower() for name in entries()[key]}
     assert {"author", "title", "year"} <= fields
-    assert len(fields & {"url", "doi"}) == 1, "give url or doi, not both"
+    assert not {"url", "doi"} <= fields, "give url or doi, not both"
+    assert fields & {"url", "doi", "publisher"}, "where can it be found?"

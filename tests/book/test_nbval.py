@@ -111,7 +111,7 @@ def test_without_its_data_a_chapter_is_run_and_not_compared(tmp_path):
     folder = book_of(tmp_path, cells, metabook={"data": ["omniglot"]})
     elsewhere = {
         "METABOOK_DATA": str(tmp_path / "none"),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "METABOOK_CACHE": str(tmp_path / "cache"),
         "HOME": str(tmp_path),
     }
     outcomes, output = run_nbval(folder, "-rs", **elsewhere)

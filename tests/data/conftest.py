@@ -1,0 +1,84 @@
+"""Fixtures for the data sets: an empty cache, a web server that misbehaves on request, and visible skips."""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from metabook import data
+
+
+@pytest.fixture
+def empty(monkeypatch, tmp_path):
+    """No METABOOK_DATA and an empty cache; gives the folder of the cache."""
+    monkeypatch.delenv("METABOOK_DATA", raising=False)
+    monkeypatch.setenv("METABOOK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def omniglot():
+    _need("omniglot")
+
+
+@pytest.fixture
+def mnist():
+    _need("mnist")
+
+
+def _need(name):
+    if not data.available(name):
+        pytest.skip(f"{name} is neither in METABOOK_DATA nor in the cache: python -m metabook.data fetch {name}")
+
+
+class Server:
+    """Serves `content[path]`; `behaviour[path]` is whole, short, slow, flaky or missing."""
+
+    def __init__(self):
+        self.content, self.behaviour, self.requests = {}, {}, []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.answer(self)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def add(self, path, content, behaviour="whole"):
+        self.content[path], self.behaviour[path] = content, behaviour
+        return f"http://127.0.0.1:{self.http.server_port}{path}"
+
+    def answer(self, request):
+        path, content = request.path, self.content[request.path]
+        behaviour, earlier = self.behaviour[path], self.requests.count(path)
+        self.requests.append(path)
+        if behaviour == "missing" or (behaviour == "flaky" and earlier == 0):
+            request.send_error(404 if behaviour == "missing" else 503)
+            return
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        if behaviour == "short":
+            content = content[: len(content) // 2]
+        step = len(content) // 40 if behaviour == "slow" else len(content)
+        try:
+            for start in range(0, len(content), step):
+                request.wfile.write(content[start : start + step])
+                time.sleep(0.05 * (behaviour == "slow"))
+        except OSError:  # the client was killed
+            pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
