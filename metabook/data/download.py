@@ -75,7 +75,7 @@ _TRANSIENT = (
 
 
 def _transfer(source: Source, part: Path, progress: bool | None) -> None:
-    from tqdm.auto import tqdm
+    from tqdm.std import tqdm
 
     if progress is None:
         progress = os.environ.get("METABOOK_PROGRESS", "1") != "0"

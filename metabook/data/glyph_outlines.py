@@ -30,7 +30,7 @@ STYLES = {
 
 @cache
 def font(style: str) -> FT2Font:
-    """The font of a style, at a size of 1000 pixels per em.
+    """The font of a style, one pixel to each of its units.
 
     Raises:
         FileNotFoundError: this matplotlib comes without the font.
@@ -42,7 +42,7 @@ def font(style: str) -> FT2Font:
     if not path.is_file():
         raise FileNotFoundError(f"Glyphs are drawn from the DejaVu fonts inside matplotlib, but {path} does not exist")
     opened = FT2Font(str(path))
-    opened.set_size(1000, 72)
+    opened.set_size(opened.units_per_EM, 72)  # coordinates are whole numbers, nothing is rounded
     return opened
 
 
@@ -53,7 +53,7 @@ def characters(style: str) -> frozenset[str]:
 
 
 def outline(style: str, character: str | None) -> Outline | None:
-    """The outline of a character as a matplotlib path, 1000 units to the em; None when it is empty.
+    """The outline of a character as a matplotlib path, in units of the font; None when it is empty.
 
     Args:
         style: one of STYLES.

@@ -77,12 +77,13 @@ def alike(candidates: list[str], tolerances: tuple[dict[str, float], ...]) -> li
         drawn = [(i, outline(style, c)) for i, c in enumerate(candidates) if c in characters(style)]
         drawn = [(i, path) for i, path in drawn if path is not None]
         paths = [path for _, path in drawn]
-        box = fill([outline(style, None)])
+        box = outline(style, None)
         for form in ("as drawn", "stretched"):
-            sheets = fill(paths, stretch=form == "stretched")
-            kept = sheets.any((1, 2)) & (sheets != box).any((1, 2))
+            sheets = fill([*paths, box], stretch=form == "stretched")
+            sheets, missing = sheets[:-1], sheets[-1]
+            kept = sheets.any((1, 2)) & (sheets != missing).any((1, 2))
             lines = thin(sheets[kept])
-            index = np.array([i for i, _ in drawn])[kept]
+            index = np.array([i for i, _ in drawn], dtype=np.int64)[kept]
             away = distances(lines).reshape(len(lines), SIDE * SIDE)
             ink = lines.reshape(len(lines), SIDE * SIDE).astype(np.float32)
             for matrix, tolerance in zip(result, tolerances, strict=True):

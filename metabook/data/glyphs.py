@@ -1,4 +1,4 @@
-"""Glyphs: 1,535 characters of 14 scripts and two collections of signs, drawn by 20 imagined people.
+"""Glyphs: 1,604 characters of 14 scripts and two collections of signs, drawn by 20 imagined people.
 
 They are made from the DejaVu fonts inside matplotlib, so they need no download: the stand-in for Omniglot, with
 scripts as alphabets.  Each drawer prefers a style of the font and has a slant, proportions and a pen of their own.
@@ -34,8 +34,8 @@ def load_glyphs(
     """Characters drawn by hand, in the order character, drawer.
 
     Args:
-        split: "train" (1,275 characters of 7 scripts and the signs), "validation" (87 of 3 scripts), "test"
-            (173 of 4 scripts) or "all".
+        split: "train" (1,329 characters of 7 scripts and the signs), "validation" (90 of 3 scripts), "test"
+            (185 of 4 scripts) or "all".
         size: pixels of a side, 8 to 128.
         drawers: drawings of each character.
         generator: draws the hands; by default one with seed 0.  From the same state, a character is drawn

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SLANT, ASPECT, WIDTH = 0.14, 0.07, 0.4  # how drawers differ from each other: standard deviations
-TURN, SIZE, SHIFT = 0.08, 0.08, 0.05  # how one drawer's drawings differ: radians, log scale, half sheets
-BEND, TREMOR, PRESSURE = 0.05, 0.009, 0.3  # slow and quick displacements in half sheets; pen radius in pixels
+TURN, SIZE, SHIFT = 0.1, 0.08, 0.06  # how one drawer's drawings differ: radians, log scale, half sheets
+BEND, TREMOR, PRESSURE = 0.055, 0.009, 0.3  # slow and quick displacements in half sheets; pen radius in pixels
 RADIUS = 2.4  # pixels of a sheet of 64
 
 

@@ -1,7 +1,6 @@
 """Fixtures for the data sets: an empty cache, a web server that misbehaves on request, and visible skips."""
 
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -33,10 +32,11 @@ def _need(name):
 
 
 class Server:
-    """Serves `content[path]`; `behaviour[path]` is whole, short, slow, flaky or missing."""
+    """Serves `content[path]`; its `behaviour` is whole, short, flaky, missing, or gated: the second half waits."""
 
     def __init__(self):
         self.content, self.behaviour, self.requests = {}, {}, []
+        self.gate = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,11 +66,12 @@ class Server:
         request.end_headers()
         if behaviour == "short":
             content = content[: len(content) // 2]
-        step = len(content) // 40 if behaviour == "slow" else len(content)
+        half = len(content) // 2
         try:
-            for start in range(0, len(content), step):
-                request.wfile.write(content[start : start + step])
-                time.sleep(0.05 * (behaviour == "slow"))
+            request.wfile.write(content[:half])
+            if behaviour == "gated":
+                self.gate.wait(60)
+            request.wfile.write(content[half:])
         except OSError:  # the client was killed
             pass
 
@@ -80,5 +81,6 @@ def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     made = Server()
     yield made
+    made.gate.set()
     made.http.shutdown()
     made.http.server_close()
