@@ -55,6 +55,11 @@ def test_fetch_downloads_once(served, empty, capsys):
     assert main(["fetch", "mnist"]) == 0 and len(served.requests) == 4
 
 
+def test_fetch_of_what_is_at_hand_downloads_nothing(omniglot, monkeypatch, capsys):
+    monkeypatch.setattr("metabook.data.download.download", lambda *_: pytest.fail("nothing is to be downloaded"))
+    assert main(["fetch", "omniglot"]) == 0 and capsys.readouterr().out.startswith("omniglot: in ")
+
+
 def test_fetch_shows_a_bar_where_one_is_wanted(served, monkeypatch, capsys):
     monkeypatch.setenv("METABOOK_PROGRESS", "1")
     main(["fetch", "mnist"])
