@@ -1,8 +1,8 @@
 """Where examples come from: Glyphs (always at hand), Omniglot, MNIST and the digits of scikit-learn.
 
 Files are looked for in the folder METABOOK_DATA, then in the cache, then downloaded from their official address and
-verified.  `python -m metabook.data` lists what exists and where it lies; `characters` takes Omniglot where it is at
-hand and Glyphs where it is not.
+verified.  `python -m metabook.data` lists what exists and where it lies; `characters` takes Omniglot where it can be
+had and Glyphs where it cannot.
 """
 
 from metabook.data.dataset import Dataset

@@ -1,4 +1,4 @@
-"""What can be had on this machine without a download."""
+"""Which data sets are at hand, and characters for a reader with or without a network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from metabook.data import omniglot_files, store
 from metabook.data.dataset import Dataset
 from metabook.data.glyphs import load_glyphs
 from metabook.data.omniglot import load_omniglot
+from metabook.data.store import DataNotFound
 
 
 def available(name: str) -> bool:
@@ -27,25 +28,31 @@ def available(name: str) -> bool:
     return find_spec(store.catalogue()[name]["comes_with"]) is not None
 
 
-def characters(split: str = "train", *, size: int = 28, download: bool = False) -> Dataset:
-    """Handwritten characters for a chapter: Omniglot where it is at hand, else Glyphs, so that no reader is stopped.
+# What stands for each split of Omniglot where Glyphs takes its place.
+_GLYPHS = {
+    "background": "train",
+    "train": "train",
+    "validation": "validation",
+    "evaluation": "test",
+    "test": "test",
+    "all": "all",
+}
 
-    The name of the result says which it is.  Both are split by alphabet, none straddling.
+
+def characters(split: str = "background", *, size: int = 28) -> Dataset:
+    """Characters for a chapter: Omniglot, downloaded if need be, or Glyphs where it cannot be had.
+
+    So a reader without a network is not stopped.  The name of the result says which it is; both are split by
+    alphabet, none straddling.
 
     Args:
-        split: "train", "validation" or "test"; of Omniglot, the last is Lake's evaluation set and the first two
-            divide his background set.
+        split: as in `load_omniglot`; of Glyphs, "background" is its training part and "evaluation" its test part.
         size: pixels of a side, 28 or 105.
-        download: fetch Omniglot when it is not on this machine.
 
     Raises:
-        DataNotFound: Omniglot was to be downloaded and cannot be.
         ValueError: an unknown split or size, or a damaged file in METABOOK_DATA.
     """
-    if split not in ("train", "validation", "test"):
-        raise ValueError(f"split must be train, validation or test, got {split!r}")
-    if size not in (28, 105):
-        raise ValueError(f"size must be 28 or 105, got {size!r}")
-    if download or available("omniglot"):
-        return load_omniglot(size, split, download=download)
-    return load_glyphs(split, size=size)
+    try:
+        return load_omniglot(size, split)
+    except DataNotFound:
+        return load_glyphs(_GLYPHS[split], size=size)

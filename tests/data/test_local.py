@@ -34,33 +34,36 @@ def test_unknown_name():
         data.available("cifar")
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_characters_of_an_offline_reader_are_glyphs(empty, split):
+@pytest.mark.parametrize(
+    ("split", "glyphs"),
+    [("background", "train"), ("train", "train"), ("evaluation", "test"), ("validation", "validation")],
+)
+def test_characters_of_an_offline_reader_are_glyphs(monkeypatch, split, glyphs):
+    def offline(size, split):
+        raise data.DataNotFound("no network")
+
+    monkeypatch.setattr(local, "load_omniglot", offline)
     chosen = data.characters(split)
-    assert chosen.name == f"Glyphs {split}" and chosen.classes >= 80
+    assert chosen.name == f"Glyphs {glyphs}" and chosen.classes >= 80
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("split", ["train", "validation", "test", "background"])
 def test_characters_are_omniglot_where_it_is_at_hand(omniglot, split):
-    chosen = data.characters(split)
-    assert chosen.name == f"Omniglot {split}"
-    assert not set(chosen.group_names) & {
-        g for s in ("train", "test") if s != split for g in data.characters(s).group_names
-    }
+    assert data.characters(split).name == f"Omniglot {split}"
 
 
-def test_characters_download_only_when_asked(empty, monkeypatch):
-    asked = []
-    monkeypatch.setattr(local, "load_omniglot", lambda size, split, download: asked.append((size, split, download)))
-    data.characters("test")
-    assert asked == []
-    data.characters("test", size=105, download=True)
-    assert asked == [(105, "test", True)]
+def test_a_damaged_file_is_not_passed_over(monkeypatch):
+    def damaged(size, split):
+        raise ValueError("not the official file")
+
+    monkeypatch.setattr(local, "load_omniglot", damaged)
+    with pytest.raises(ValueError, match="not the official file"):
+        data.characters("test")
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="split must be train, validation or test, got 'all'"):
-        data.characters("all")
+    with pytest.raises(ValueError, match="split must be one of background, .* got 'tests'"):
+        data.characters("tests")
     with pytest.raises(ValueError, match="size must be 28 or 105, got 64"):
         data.characters("test", size=64)
 
