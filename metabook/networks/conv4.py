@@ -9,6 +9,7 @@ The ReLU follows the pooling, which gives the same output from a quarter of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class Block(nn.Module):
 
 def conv4(
     in_channels: int = 1,
-    channels: int = 64,
+    channels: int | Sequence[int] = 64,
     outputs: int | None = None,
     norm: str = "batch",
     image_size: int = 28,
@@ -42,9 +43,9 @@ def conv4(
 
     Args:
         in_channels: channels of the images.
-        channels: width of every block.
+        channels: width of every block, or of each of the four.
         outputs: number of outputs; None gives the encoder, whose output is the flattened last block,
-            `channels` features for images of 16 to 31 pixels.
+            as many features as the last width for images of 16 to 31 pixels.
         norm: "batch" (statistics of the call, transductive) or "group" (each example on its own).
         image_size: height and width of the images in pixels, at least 16.
 
@@ -52,16 +53,20 @@ def conv4(
         A network `(n, in_channels, image_size, image_size) -> (n, outputs or features)`.
 
     Raises:
-        ValueError: unknown `norm`, or images too small for four poolings.
+        ValueError: unknown `norm`, not one or four widths, or images too small for four poolings.
     """
     if norm not in ("batch", "group"):
         raise ValueError(f'norm must be "batch" or "group", got {norm!r}')
     if image_size < 16:
         raise ValueError(f"four 2x2 poolings need images of at least 16 pixels, got {image_size}")
-    groups = math.gcd(8, channels) if norm == "group" else None
-    widths = [in_channels] + [channels] * 4
-    blocks = [Block(i, o, groups) for i, o in zip(widths[:-1], widths[1:], strict=True)]
+    widths = [in_channels, *([channels] * 4 if isinstance(channels, int) else channels)]
+    if len(widths) != 5:
+        raise ValueError(f"Conv4 has four blocks: channels must be one width or four, got {channels}")
+    blocks = [
+        Block(inputs, width, math.gcd(8, width) if norm == "group" else None)
+        for inputs, width in zip(widths[:-1], widths[1:], strict=True)
+    ]
     layers: list[nn.Module] = [*blocks, nn.Flatten()]
     if outputs is not None:
-        layers.append(nn.Linear(channels * (image_size // 16) ** 2, outputs))
+        layers.append(nn.Linear(widths[-1] * (image_size // 16) ** 2, outputs))
     return nn.Sequential(*layers)

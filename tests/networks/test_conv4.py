@@ -28,7 +28,15 @@ def test_encoder_features(size, features):
     assert conv4(channels=8, image_size=size, outputs=3)(torch.rand(2, 1, size, size)).shape == (2, 3)
 
 
+def test_each_block_may_have_its_own_width():
+    network = conv4(channels=[8, 16, 32, 64], norm="group")
+    assert [len(block.weight) for block in list(network)[:4]] == [8, 16, 32, 64]
+    assert network(torch.rand(2, 1, 28, 28)).shape == (2, 64)
+
+
 def test_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"one width or four, got \[8, 16\]"):
+        conv4(channels=[8, 16])
     with pytest.raises(ValueError, match='"batch" or "group", got \'layer\''):
         conv4(norm="layer")
     with pytest.raises(ValueError, match="at least 16 pixels, got 8"):
