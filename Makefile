@@ -24,13 +24,13 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 library: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests --ignore=tests/site -n 2 -q --cov=metabook --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests --ignore=tests/site -n 2 -q -rs --cov=metabook --cov-report=term:skip-covered
 
 notebooks: .venv/installed  ## run every chapter and compare with its stored outputs
-	OMP_NUM_THREADS=1 $(BIN)/pytest book --nbval --nbval-current-env -n 2 --dist loadfile -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest book --nbval --nbval-current-env -n 2 --dist loadfile -q -rs
 
 site: book
-	$(BIN)/pytest tests/site -q
+	$(BIN)/pytest tests/site -q -rs
 
 lab: .venv/installed  ## open the chapters in JupyterLab
 	METABOOK_PROGRESS=1 $(BIN)/jupyter lab book

@@ -97,6 +97,7 @@ def pretrain_classifier(
     steps: int,
     batch: int = 128,
     lr: float = 1e-3,
+    schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> list[float]:
@@ -111,6 +112,7 @@ def pretrain_classifier(
         steps: minibatches of Adam.
         batch: images per minibatch.
         lr: rate of Adam.
+        schedule: makes a scheduler for the optimiser, stepped once per minibatch.
         seed: of the head and the minibatches.
         progress: as in `meta_train`.
 
@@ -129,6 +131,7 @@ def pretrain_classifier(
         for parameter in head.parameters():
             parameter.uniform_(-(features**-0.5), features**-0.5, generator=generator)
     optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=lr)
+    scheduler = schedule(optimizer) if schedule else None
     encoder.train()
     losses = []
     for _ in tqdm(range(steps), disable=not progress, leave=False, unit="step"):
@@ -137,5 +140,7 @@ def pretrain_classifier(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if scheduler:
+            scheduler.step()
         losses.append(loss.detach())
     return torch.stack(losses).tolist()

@@ -89,6 +89,17 @@ def test_pretraining_repeats_itself():
     assert losses[0] == losses[1]
 
 
+def test_pretraining_follows_its_schedule():
+    """At rate zero from the second minibatch on, nothing is learned after the first."""
+    encoders = [nn.Sequential(nn.Flatten(), nn.Linear(64, 8)) for _ in range(2)]
+    encoders[1].load_state_dict(encoders[0].state_dict())
+    pretrain_classifier(encoders[0], images(), steps=1)
+    pretrain_classifier(
+        encoders[1], images(), steps=4, schedule=lambda adam: torch.optim.lr_scheduler.StepLR(adam, 1, gamma=0.0)
+    )
+    assert torch.equal(encoders[0][1].weight, encoders[1][1].weight)
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="ways must be a positive integer, got 0"):
         NearestNeighbour(0)
