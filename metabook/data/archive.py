@@ -36,7 +36,7 @@ def read_zip(
                 if not entry.is_dir() and entry.filename.endswith(suffix):
                     # zipfile stops at the size that was declared, and refuses what does not match its checksum
                     yield PurePosixPath(entry.filename), archive.read(entry)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error) as error:  # RuntimeError: a method zipfile lacks
         raise ValueError(f"{path} cannot be read as a zip file: {error}") from error
 
 
