@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from tqdm.std import tqdm
 
 from metabook.data.dataset import Dataset
 from metabook.episode import Episode, Set
 from metabook.learner import Learner, task_loss
 from metabook.metric.prototypical_networks import squared_distances
 from metabook.optimization.maml import Weights, check_inner_loop, descend
+from metabook.progress import progress_bar
 from metabook.tasks.distribution import check_counts
 
 
@@ -120,8 +119,6 @@ def pretrain_classifier(
         The training loss at each step.
     """
     check_counts(steps=steps, batch=batch)
-    if progress is None:
-        progress = os.environ.get("METABOOK_PROGRESS", "1") != "0"
     device = next(encoder.parameters()).device
     images, labels = dataset.images.to(device), dataset.labels.to(device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -134,13 +131,15 @@ def pretrain_classifier(
     scheduler = schedule(optimizer) if schedule else None
     encoder.train()
     losses = []
-    for _ in tqdm(range(steps), disable=not progress, leave=False, unit="step"):
-        rows = torch.randint(len(labels), (batch,), generator=generator, device=device)
-        loss = F.cross_entropy(head(encoder(images[rows].float() / 255)), labels[rows])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if scheduler:
-            scheduler.step()
-        losses.append(loss.detach())
+    with progress_bar(steps, progress, unit="step") as bar:
+        for _ in range(steps):
+            rows = torch.randint(len(labels), (batch,), generator=generator, device=device)
+            loss = F.cross_entropy(head(encoder(images[rows].float() / 255)), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+            losses.append(loss.detach())
+            bar.update()
     return torch.stack(losses).tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from tqdm.std import tqdm
 from metabook.episode import Episode
 from metabook.evaluation import Scores, evaluate
 from metabook.learner import Learner, per_task_score
+from metabook.progress import progress_bar
 from metabook.tasks.distribution import TaskDistribution, check_counts
 
 
@@ -96,11 +96,9 @@ def meta_train(
     )  # fmt: skip
     if next(learner.parameters(), None) is None:
         raise ValueError(f"{type(learner).__name__} has no parameters, so there is nothing to train; use evaluate")
-    if progress is None:
-        progress = os.environ.get("METABOOK_PROGRESS", "1") != "0"
     generator, history = tasks.generator(seed), History()
     learner.train()
-    with tqdm(total=steps, disable=not progress, leave=False, unit="step", dynamic_ncols=True) as bar:
+    with progress_bar(steps, progress, unit="step") as bar:
         for step in range(1, steps + 1):
             started = time.perf_counter()
             episode = tasks.sample(meta_batch, generator)

@@ -40,6 +40,13 @@ def find_chapters(names: list[str] | None = None, root: Path = ROOT) -> list[Pat
     return found
 
 
+def report(path: Path, seconds: float, verdict: str, problems: list[str]) -> None:
+    """Print what a command made of a chapter: one line, and one for each problem."""
+    print(f"{path.relative_to(ROOT / 'book').with_suffix('').as_posix():40s} {seconds:6.1f} s  {verdict}", flush=True)
+    for problem in problems:
+        print(f"    {problem}", flush=True)
+
+
 def read(path: Path) -> NotebookNode:
     """A notebook, as version 4."""
     return nbformat.read(path, as_version=4)

@@ -125,10 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             begin = time.perf_counter()
             claims, problems = rehearse(path, python, wheel)
             verdict = "FAILED" if problems else f"ok, {claims} claims kept"
-            label = path.relative_to(chapters.ROOT / "book").with_suffix("").as_posix()
-            print(f"{label:40s} {time.perf_counter() - begin:6.1f} s  {verdict}", flush=True)
-            for problem in problems:
-                print(f"    {problem}", flush=True)
+            chapters.report(path, time.perf_counter() - begin, verdict, problems)
             failed += bool(problems)
     return 1 if failed else 0
 

@@ -77,10 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     for path in paths:
         seconds, problems = record(path, options.check, options.threads, factor)
         verdict = "NOT STORED" if problems and not options.check else "DIFFERS" if problems else "ok"
-        name = path.relative_to(chapters.ROOT / "book").with_suffix("").as_posix()
-        print(f"{name:40s} {seconds:6.1f} s  {verdict}", flush=True)
-        for problem in problems:
-            print(f"    {problem}", flush=True)
+        chapters.report(path, seconds, verdict, problems)
         failed += bool(problems)
     return 1 if failed else 0
 

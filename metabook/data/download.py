@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import os
 import ssl
 import time
 import urllib.error
@@ -12,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from metabook.data.store import Source, absent, problem, write_atomically
+from metabook.progress import progress_bar
 
 ATTEMPTS = 3
 TIMEOUT = 20.0  # seconds without a byte
@@ -75,15 +75,11 @@ _TRANSIENT = (
 
 
 def _transfer(source: Source, part: Path, progress: bool | None) -> None:
-    from tqdm.std import tqdm
-
-    if progress is None:
-        progress = os.environ.get("METABOOK_PROGRESS", "1") != "0"
     request = urllib.request.Request(source.url, headers={"User-Agent": "metabook"})
     with (
         urllib.request.urlopen(request, timeout=TIMEOUT) as answer,
         part.open("xb") as file,
-        tqdm(total=source.size, desc=source.name, unit="B", unit_scale=True, leave=False, disable=not progress) as bar,
+        progress_bar(source.size, progress, desc=source.name, unit="B", unit_scale=True) as bar,
     ):
         received = 0
         while block := answer.read(1 << 16):
