@@ -9,7 +9,7 @@ gradient for the weight are the derivatives of one another, to any order:
 
 PyTorch decomposes the *second* derivative of a convolution into many small operations, and loops over the groups
 of a grouped one.  Here each of the three is one call of the backend, whatever the order of the derivative, and
-`torch.func.vmap` turns a task dimension into groups, so the number of calls does not depend on the number of tasks.
+`torch.func.vmap` turns tasks into groups of channels (`metabook.networks.folding`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from metabook.networks.folding import channels_last, fold, placeholder, unfold
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
@@ -30,6 +32,7 @@ def conv2d(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
 class _Conv(Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
+        x = channels_last(x)
         return torch.ops.aten.convolution(x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups)
 
     @staticmethod
@@ -50,20 +53,15 @@ class _Conv(Function):
     @staticmethod
     def vmap(info, in_dims, x, weight, padding, groups):
         tasks = info.batch_size
-        if in_dims[1] is None:  # one weight for all tasks: the tasks are more examples
-            y = _Conv.apply(_to_examples(x, in_dims[0]), weight, padding, groups)
-            return _from_examples(y, tasks), 0
-        x, weight = _to_channels(x, in_dims[0], tasks, groups), _to_outputs(weight, in_dims[1], groups)
-        return _from_channels(_Conv.apply(x, weight, padding, groups * tasks), tasks, groups), 0
+        x, weight = fold(x, in_dims[0], tasks), _fold_weight(weight, in_dims[1], tasks)
+        return unfold(_Conv.apply(x, weight, padding, groups * tasks), tasks), 0
 
 
 class _ToInput(Function):
     @staticmethod
     def forward(g: Tensor, weight: Tensor, size: tuple[int, int], padding: int, groups: int) -> Tensor:
-        x = g.new_empty(1).expand(g.shape[0], weight.shape[1] * groups, *size)  # only its shape is read
-        return torch.ops.aten.convolution_backward(
-            g, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, [True, False, False]
-        )[0]
+        x = placeholder(g, g.shape[0], weight.shape[1] * groups, *size)
+        return _backward(channels_last(g), x, weight, padding, groups, [True, False, False])[0]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -83,20 +81,15 @@ class _ToInput(Function):
     @staticmethod
     def vmap(info, in_dims, g, weight, size, padding, groups):
         tasks = info.batch_size
-        if in_dims[1] is None:
-            gx = _ToInput.apply(_to_examples(g, in_dims[0]), weight, size, padding, groups)
-            return _from_examples(gx, tasks), 0
-        g, weight = _to_channels(g, in_dims[0], tasks, groups), _to_outputs(weight, in_dims[1], groups)
-        return _from_channels(_ToInput.apply(g, weight, size, padding, groups * tasks), tasks, groups), 0
+        g, weight = fold(g, in_dims[0], tasks), _fold_weight(weight, in_dims[1], tasks)
+        return unfold(_ToInput.apply(g, weight, size, padding, groups * tasks), tasks), 0
 
 
 class _ToWeight(Function):
     @staticmethod
     def forward(x: Tensor, g: Tensor, size: tuple[int, int], padding: int, groups: int) -> Tensor:
-        weight = x.new_empty(1).expand(g.shape[1], x.shape[1] // groups, *size)  # only its shape is read
-        return torch.ops.aten.convolution_backward(
-            g, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, [False, True, False]
-        )[1]
+        weight = placeholder(x, g.shape[1], x.shape[1] // groups, *size)
+        return _backward(channels_last(g), channels_last(x), weight, padding, groups, [False, True, False])[1]
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -116,32 +109,17 @@ class _ToWeight(Function):
     @staticmethod
     def vmap(info, in_dims, x, g, size, padding, groups):
         tasks = info.batch_size
-        x, g = _to_channels(x, in_dims[0], tasks, groups), _to_channels(g, in_dims[1], tasks, groups)
-        weight = _ToWeight.apply(x, g, size, padding, groups * tasks)  # (groups * tasks * out, in, k, k)
-        return weight.unflatten(0, (groups, tasks, -1)).transpose(0, 1).flatten(1, 2), 0
+        x, g = fold(x, in_dims[0], tasks), fold(g, in_dims[1], tasks)
+        weight = _ToWeight.apply(x, g, size, padding, groups * tasks)  # (tasks * out, in, k, k)
+        return weight.unflatten(0, (tasks, -1)), 0
 
 
-# The task dimension moves into the examples (shared weight) or into the channels, one group per task.
-# With groups already there (nested vmap) the order of the channels is (group, task, channel).
+def _fold_weight(weight: Tensor, dim: int | None, tasks: int) -> Tensor:
+    weight = weight.expand(tasks, *weight.shape) if dim is None else weight.movedim(dim, 0)
+    return weight.flatten(0, 1)  # (tasks * out, in, k, k)
 
 
-def _to_examples(x: Tensor, dim: int) -> Tensor:
-    return x.movedim(dim, 0).flatten(0, 1)  # (tasks * n, c, h, w)
-
-
-def _from_examples(y: Tensor, tasks: int) -> Tensor:
-    return y.unflatten(0, (tasks, -1))  # (tasks, n, c, h, w)
-
-
-def _to_channels(x: Tensor, dim: int | None, tasks: int, groups: int) -> Tensor:
-    x = x.expand(tasks, *x.shape) if dim is None else x.movedim(dim, 0)  # (tasks, n, groups * c, h, w)
-    return x.unflatten(2, (groups, -1)).permute(1, 2, 0, 3, 4, 5).flatten(1, 3)  # (n, groups * tasks * c, h, w)
-
-
-def _from_channels(y: Tensor, tasks: int, groups: int) -> Tensor:
-    return y.unflatten(1, (groups, tasks, -1)).permute(2, 0, 1, 3, 4, 5).flatten(2, 3)  # (tasks, n, groups * c, h, w)
-
-
-def _to_outputs(weight: Tensor, dim: int, groups: int) -> Tensor:
-    weight = weight.movedim(dim, 0).unflatten(1, (groups, -1))  # (tasks, groups, out, in, k, k)
-    return weight.transpose(0, 1).flatten(0, 2)  # (groups * tasks * out, in, k, k)
+def _backward(g: Tensor, x: Tensor, weight: Tensor, padding: int, groups: int, wanted: list[bool]) -> tuple:
+    return torch.ops.aten.convolution_backward(
+        g, x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups, wanted
+    )

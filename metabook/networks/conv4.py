@@ -2,8 +2,9 @@
 
 Vinyals et al. (2016), section 4.1.1; used by Finn et al. (2017) and Snell et al. (2017).
 
-Convolution and normalisation are the library's own, right to second order inside an inner loop over many tasks.
-The ReLU follows the pooling, which gives the same output from a quarter of the work.
+Convolution, normalisation and pooling are the library's own, right to second order inside an inner loop over many
+tasks.  The largest pixel of a window stays the largest under a rising map, so a block pools before it normalises and
+rectifies: the same output, from a quarter of the work.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metabook.networks.conv2d import conv2d
-from metabook.networks.norm import Norm
+from metabook.networks.max_pool import max_pool
+from metabook.networks.norm import Norm, moments, normalise
 
 
 class Block(nn.Module):
@@ -29,7 +30,12 @@ class Block(nn.Module):
         self.norm = Norm(outputs, groups)  # its shift serves as the bias of the convolution
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(self.norm(conv2d(x, self.weight)), 2).relu()
+        if self.norm.groups:
+            return max_pool(self.norm(conv2d(x, self.weight))).relu()
+        scale, shift = self.norm.weight, self.norm.bias
+        rising = torch.where(scale < 0, -1.0, 1.0).to(scale)  # a channel that a negative scale would turn round, turned
+        x = conv2d(x, self.weight * rising[:, None, None, None])
+        return normalise(max_pool(x), *moments(x), scale * rising, shift, self.norm.eps).relu()
 
 
 def conv4(

@@ -2,16 +2,11 @@
 
 `F.batch_norm`, `F.instance_norm` and `F.layer_norm` give wrong second-order gradients under
 `torch.func.vmap(grad(...))`, without an error, when their scale and a layer before them are adapted (a test documents
-it).  Here the backend's kernels compute the normalisation and its gradient, and the second derivative is written out,
-so that a meta-gradient is right and needs few passes over the activations.
+it).  Here the mean and the variance of every channel come from one kernel whose gradient is written out,
 
-With y = (x - mean) r, r = (var + eps)^(-1/2) and means m(.) over the normalised set, the gradient for x is
+    d mean / d x = 1 / N,    d var / d x = 2 (x - mean) / N,
 
-    N(g) = r (g - m(g) - y m(g y)),
-
-which is linear and self-adjoint in g.  The gradient of <h, N(g)> is therefore N(h) for g, and for x
-
-    -r^2 y (m(h g) - m(h) m(g) - m(h y) m(g y)) - N(r (m(g y) h + m(h y) g)).
+and the rest is arithmetic, which differentiates itself to any order.
 """
 
 from __future__ import annotations
@@ -19,84 +14,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from metabook.networks.folding import fold, unfold
 
 
-def normalise(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Give every channel of `x (n, channels, ...)` mean zero and variance one over all other dimensions.
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of every channel of `x (n, channels, ...)` over all other dimensions, each `(channels,)`.
 
-    Differentiable twice, also under `torch.func` transforms.
+    The variance is the mean squared deviation.  Differentiable to any order and under `torch.func` transforms.
     """
-    return _Normalise.apply(x, eps)[0]
+    return _Moments.apply(x)
 
 
-class _Normalise(Function):
+def normalise(x: Tensor, mean: Tensor, var: Tensor, scale: Tensor, shift: Tensor, eps: float = 1e-5) -> Tensor:
+    """`scale * (x - mean) / sqrt(var + eps) + shift`, all but `x (n, channels, height, width)` per channel."""
+    slope = scale * (var + eps).rsqrt()
+    return torch.addcmul((shift - mean * slope)[:, None, None], x, slope[:, None, None])
+
+
+class _Moments(Function):
     @staticmethod
-    def forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        return torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)  # y, mean, r
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        x, ctx.eps = inputs
-        _, mean, r = output
-        ctx.mark_non_differentiable(mean, r)
-        ctx.save_for_backward(x, mean, r)
-
-    @staticmethod
-    def backward(ctx, g, *_):
-        return _Gradient.apply(g, *ctx.saved_tensors, ctx.eps), None
-
-    @staticmethod
-    def vmap(info, in_dims, x, eps):
-        y, mean, r = _Normalise.apply(_fold(x, in_dims[0], info.batch_size), eps)
-        return tuple(_unfold(t, info.batch_size) for t in (y, mean, r)), (0, 0, 0)
-
-
-class _Gradient(Function):
-    @staticmethod
-    def forward(g: Tensor, x: Tensor, mean: Tensor, r: Tensor, eps: float) -> Tensor:
-        return torch.ops.aten.native_batch_norm_backward(
-            g, x, None, None, None, mean, r, True, eps, [True, False, False]
-        )[0]
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten.batch_norm_update_stats(x, None, None, 0.0)  # 10 times faster than torch.var_mean
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        g, x, mean, r, ctx.eps = inputs
-        ctx.save_for_backward(g, x, mean, r)
+        ctx.save_for_backward(inputs[0], output[0])
 
     @staticmethod
-    @once_differentiable  # a third derivative is not implemented
-    def backward(ctx, h):
-        g, x, mean, r = ctx.saved_tensors
-        dims = [0, *range(2, x.ndim)]
-        mean, r = (t.view(-1, *[1] * (x.ndim - 2)) for t in (mean, r))
-        y = (x - mean) * r
-        hg, hy, gy, h_, g_ = ((a * b if b is not None else a).mean(dims, keepdim=True)
-                              for a, b in ((h, g), (h, y), (g, y), (h, None), (g, None)))  # fmt: skip
-        for_x = for_g = None
-        if ctx.needs_input_grad[0]:
-            for_g = r * (h - h_ - y * hy)  # N(h)
-        if ctx.needs_input_grad[1]:
-            # N(gy h + hy g) is a combination of h, g and y with coefficients per channel
-            coefficient_y = r * (hg - h_ * g_ - hy * gy) - r * 2 * gy * hy
-            for_x = -r * (r * (gy * (h - h_) + hy * (g - g_)) + coefficient_y * y)
-        return for_g, for_x, None, None, None
+    def backward(ctx, g_mean, g_var):
+        x, mean = ctx.saved_tensors
+        share = x.shape[1] / x.numel()
+        slope = 2 * share * g_var
+        shape = (-1, *[1] * (x.ndim - 2))
+        return torch.addcmul((share * g_mean - slope * mean).view(shape), x, slope.view(shape))
 
     @staticmethod
-    def vmap(info, in_dims, g, x, mean, r, eps):
-        folded = [_fold(t, d, info.batch_size) for t, d in zip((g, x, mean, r), in_dims[:4], strict=True)]
-        return _unfold(_Gradient.apply(*folded, eps), info.batch_size), 0
-
-
-def _fold(t: Tensor, dim: int | None, tasks: int) -> Tensor:
-    """Make a task dimension part of the channels: `(tasks, n, c, ...)` -> `(n, tasks * c, ...)`."""
-    t = t.expand(tasks, *t.shape) if dim is None else t.movedim(dim, 0)
-    return t.flatten() if t.ndim == 2 else t.movedim(0, 1).flatten(1, 2)  # statistics are (tasks, c)
-
-
-def _unfold(t: Tensor, tasks: int) -> Tensor:
-    """The inverse, task dimension first."""
-    return t.unflatten(0, (tasks, -1)) if t.ndim == 1 else t.unflatten(1, (tasks, -1)).movedim(1, 0)
+    def vmap(info, in_dims, x):
+        mean, var = _Moments.apply(fold(x, in_dims[0], info.batch_size))
+        return (unfold(mean, info.batch_size), unfold(var, info.batch_size)), (0, 0)
 
 
 class Norm(nn.Module):
@@ -120,9 +76,10 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.groups is None:
-            y = normalise(x, self.eps)
-        else:  # each group of each example is a channel of its own
-            y = normalise(x.reshape(1, len(x) * self.groups, -1), self.eps).view(x.shape)
+            return normalise(x, *moments(x), self.weight, self.bias, self.eps)
+        each = x.reshape(1, len(x) * self.groups, -1)  # each group of each example is a channel of its own
+        mean, var = (statistic[:, None] for statistic in moments(each))
+        y = ((each - mean) * (var + self.eps).rsqrt()).view(x.shape)
         return torch.addcmul(self.bias[:, None, None], y, self.weight[:, None, None])
 
     def extra_repr(self) -> str:

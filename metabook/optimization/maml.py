@@ -104,5 +104,5 @@ def check_inner_loop(network: nn.Module, inner_lr: float, inner_steps: int) -> N
         if isinstance(module, _UNSAFE):
             raise ValueError(
                 f"layer {name or 'network'} is {type(module).__name__}, whose second derivatives are wrong under "
-                "torch.func.vmap; use metabook.networks.Norm, which is written from var_mean and arithmetic"
+                "torch.func.vmap; use metabook.networks.Norm, which is right to every order"
             )

@@ -11,6 +11,9 @@ from metabook.networks import conv4, mlp
 def test_equals_the_textbook_order_of_layers(norm, device):
     """Convolution, normalisation, ReLU, then pooling: the same function, although here the pooling comes first."""
     network = conv4(channels=8, outputs=5, norm=norm).to(device)
+    for block in list(network)[:4]:
+        torch.nn.init.normal_(block.norm.weight)  # negative scales as well
+        torch.nn.init.normal_(block.norm.bias)
     x = torch.rand(6, 1, 28, 28, device=device)
     y = x
     for block in list(network)[:4]:

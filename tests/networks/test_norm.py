@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, vmap
 
-from metabook.networks import Norm, normalise
+from metabook.networks import Norm, moments, normalise
 
 
 def draw(*shape, device="cpu"):
@@ -31,10 +31,27 @@ def test_equals_group_norm(device):
     torch.testing.assert_close(norm(x), F.group_norm(x, 2, norm.weight, norm.bias))
 
 
+def test_moments_are_the_mean_and_the_mean_squared_deviation(device):
+    x = draw(3, 4, 5, 6, device=device)
+    mean, var = moments(x)
+    torch.testing.assert_close(mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(var, x.var((0, 2, 3), correction=0))
+
+
+def test_moments_survive_a_large_offset():
+    """In float32 the mean of the squares minus the squared mean would lose everything here."""
+    x = 1000 + torch.randn(75, 8, 28, 28)
+    torch.testing.assert_close(moments(x)[1], x.double().var((0, 2, 3), correction=0).float(), rtol=1e-3, atol=0)
+
+
+def whole(x, scale, shift):
+    return normalise(x, *moments(x), scale, shift)
+
+
 def test_first_and_second_derivatives():
-    x = draw(3, 2, 2, 3).requires_grad_()
-    assert gradcheck(normalise, (x,))
-    assert gradgradcheck(normalise, (x,))
+    inputs = draw(3, 2, 2, 3).requires_grad_(), draw(2).requires_grad_(), draw(2).requires_grad_()
+    assert gradcheck(whole, inputs)
+    assert gradgradcheck(whole, inputs)
 
 
 @pytest.mark.parametrize("groups", [None, 2])
@@ -60,7 +77,7 @@ TORCH_NORMS = {
     "instance": lambda h, w: F.instance_norm(h, None, None, w),
     "layer": lambda h, w: F.layer_norm(h.movedim(1, -1), (4,), w).movedim(-1, 1),
 }
-OURS = {"ours": lambda h, w: normalise(h) * w[:, None, None]}
+OURS = {"ours": lambda h, w: normalise(h, *moments(h), w, torch.zeros(4, dtype=h.dtype))}
 
 
 @pytest.mark.parametrize("name", [*TORCH_NORMS, *OURS])

@@ -1,0 +1,5 @@
+"""Generative methods: what is learned is a distribution, over functions or over data sets."""
+
+from metabook.generative.neural_processes import ConditionalNeuralProcess, Gaussian
+
+__all__ = ["ConditionalNeuralProcess", "Gaussian"]
