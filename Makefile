@@ -24,7 +24,7 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 library: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests --ignore=tests/site -n 2 -q -rs --cov=metabook --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests --ignore=tests/site -n 2 --dist loadgroup -q -rs --cov=metabook --cov-report=term:skip-covered
 
 notebooks: .venv/installed  ## run every chapter and compare with its stored outputs
 	OMP_NUM_THREADS=1 $(BIN)/pytest book --nbval --nbval-current-env -n 2 --dist loadfile -q -rs

@@ -60,7 +60,6 @@ class FineTuning(Learner):
 
     def loss_and_prediction(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """Pooled loss: one network, all examples of all tasks, no adaptation."""
-        self.check(episode)
         x = torch.cat([episode.support.x, episode.query.x], dim=1)  # (tasks, examples, *features)
         y = torch.cat([episode.support.y, episode.query.y], dim=1)
         prediction = self.network(x.flatten(0, 1)).unflatten(0, y.shape[:2])

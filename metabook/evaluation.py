@@ -7,10 +7,12 @@ difficulty: an interval over pooled queries is too narrow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
+from metabook.distributed import Processes
 from metabook.episode import is_classification
 from metabook.learner import Learner, per_task_score
 from metabook.tasks.distribution import TaskDistribution, check_counts
@@ -61,7 +63,15 @@ class Comparison:
 
 
 @torch.no_grad()
-def evaluate(learner: Learner, tasks: TaskDistribution, *, n: int = 600, seed: int = 0, batch: int = 25) -> Scores:
+def evaluate(
+    learner: Learner,
+    tasks: TaskDistribution,
+    *,
+    n: int = 600,
+    seed: int = 0,
+    batch: int = 25,
+    processes: Processes | None = None,
+) -> Scores:
     """Score a learner on `n` fresh tasks.
 
     Args:
@@ -70,6 +80,8 @@ def evaluate(learner: Learner, tasks: TaskDistribution, *, n: int = 600, seed: i
         n: number of tasks; 600 is the field's habit.
         seed: the same seed and batch give the same episodes to every learner.
         batch: tasks sampled and adapted at a time, which bounds the memory.
+        processes: those that take turns with the batches; all must make the same call, and all get the scores that
+            one would compute alone.  By default this process works alone.
 
     Returns:
         Per-task accuracy (classes) or mean squared error (values), with mean and 95 % interval.
@@ -78,18 +90,22 @@ def evaluate(learner: Learner, tasks: TaskDistribution, *, n: int = 600, seed: i
         ValueError: `n` or `batch` below one, or episodes that the learner cannot work on.
     """
     check_counts(n=n, batch=batch)
+    processes = processes or Processes()
     generator, training, scores = tasks.generator(seed), learner.training, []
     learner.eval()
     try:
-        for start in range(0, n, batch):
+        for number, start in enumerate(range(0, n, batch)):
             episode = tasks.sample(min(batch, n - start), generator)
-            learner.check(episode)
-            scores.append(per_task_score(learner(episode), episode.query.y))
+            if number % processes.size == processes.rank:
+                learner.check(episode)
+                scores.append(per_task_score(learner(episode), episode.query.y))
     finally:
         learner.train(training)
+    turns = zip_longest(*processes.gather([part.cpu() for part in scores]))  # batches in the order they were drawn
+    per_task = torch.cat([part for turn in turns for part in turn if part is not None])
     metric = "accuracy" if is_classification(episode.query.y) else "mse"
     how = "transductive batch statistics" if learner.transductive else "each query on its own"
-    return Scores(torch.cat(scores).cpu(), metric, f"{tasks!r}; {n} tasks, seed {seed}; {how}")
+    return Scores(per_task, metric, f"{tasks!r}; {n} tasks, seed {seed}; {how}")
 
 
 def compare(

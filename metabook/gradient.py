@@ -1,36 +1,95 @@
-"""The meta-gradient of a batch of tasks: whole, or chunk by chunk within bounded memory."""
+"""The meta-gradient of a batch of tasks: whole or chunk by chunk, step by step or compiled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from metabook.episode import Episode
+from metabook.episode import Episode, Set
 from metabook.learner import Learner, per_task_score
 
 
-def meta_gradient(learner: Learner, chunk: int | None = None) -> Callable[[Episode], Tensor]:
+def meta_gradient(learner: Learner, chunk: int | None = None, compiled: bool = False) -> Callable[[Episode], Tensor]:
     """A function that adds the gradient of the mean meta-loss of an episode to the `.grad` of the learner.
 
     Args:
         learner: whose parameters receive the gradient.
         chunk: tasks differentiated at a time; all of them by default.  It bounds the memory; the gradient is the same.
+        compiled: trace the whole meta-gradient, inner loop and its derivative included, and compile it with
+            `torch.compile`.  The first call for each shape of an episode takes up to a minute or so; the learner's
+            settings (rates, numbers of steps) are those of that call.
 
     Returns:
         `accumulate(episode) -> (2,)`: mean loss and mean score over tasks, on the learner's device.  Nothing in it
-        waits for the device.
+        waits for a GPU.
     """
+    differentiate = _Compiled(learner) if compiled else _eager(learner)
 
     def accumulate(episode: Episode) -> Tensor:
+        learner.check(episode)
         total = torch.zeros(2, device=episode.support.x.device)
         for part in episode.split(chunk or episode.tasks):
-            loss, prediction = learner.loss_and_prediction(part)
             share = part.tasks / episode.tasks
-            (share * loss).backward()
-            score = per_task_score(prediction.detach(), part.query.y).mean()
-            total += share * torch.stack([loss.detach(), score]).to(total)
+            loss, prediction = differentiate(part, share)
+            score = per_task_score(prediction, part.query.y).mean()
+            total += share * torch.stack([loss, score]).to(total)
         return total
 
     return accumulate
+
+
+def _eager(learner: Learner) -> Callable[[Episode, float], tuple[Tensor, Tensor]]:
+    def differentiate(episode: Episode, share: float) -> tuple[Tensor, Tensor]:
+        loss, prediction = learner.loss_and_prediction(episode)
+        (share * loss).backward()
+        return loss.detach(), prediction.detach()
+
+    return differentiate
+
+
+class _Objective(nn.Module):
+    """The learner as a module whose call is what is differentiated."""
+
+    def __init__(self, learner: Learner) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return self.learner.loss_and_prediction(Episode(Set(*tensors[:2]), Set(*tensors[2:])))
+
+
+class _Compiled:
+    """Meta-gradients by a program that was traced once per shape of episode.
+
+    `make_fx` writes down the operations that remain when vmap, the inner gradients and the outer gradient have been
+    carried out: a flat list, which `torch.compile` then fuses.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        self.objective = _Objective(learner)
+        self.programs: dict[tuple[torch.Size, ...], Callable] = {}
+
+    def __call__(self, episode: Episode, share: float) -> tuple[Tensor, Tensor]:
+        inputs = [*episode.support, *episode.query]
+        parameters = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
+        weights = {name: p.detach() for name, p in parameters.items()}
+        shapes = tuple(t.shape for t in inputs)
+        if shapes not in self.programs:
+            self.programs[shapes] = torch.compile(make_fx(self._gradient)(weights, *inputs))
+        gradient, loss, prediction = self.programs[shapes](weights, *inputs)
+        for name, p in parameters.items():
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)  # in the layout of the parameter, as optimisers expect
+            p.grad.add_(gradient[name], alpha=share)
+        return loss, prediction
+
+    def _gradient(self, weights: dict[str, Tensor], *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        def loss(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return functional_call(self.objective, weights, inputs)
+
+        gradient, (value, prediction) = grad_and_value(loss, has_aux=True)(weights)
+        return gradient, value, prediction

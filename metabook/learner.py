@@ -75,11 +75,14 @@ class Learner(nn.Module, ABC):
         Raises:
             ValueError: the episode is malformed, or on another device than the learner.
         """
+        self.check(episode)
         return self.loss_and_prediction(episode)[0]
 
     def loss_and_prediction(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """The meta-loss, and the query predictions `(tasks, queries, outputs)` that a training loop reports on."""
-        self.check(episode)
+        """The meta-loss, and the query predictions `(tasks, queries, outputs)` that a training loop reports on.
+
+        The episode was checked before.
+        """
         prediction = self(episode)
         return self.loss(prediction, episode.query.y), prediction
 

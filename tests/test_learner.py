@@ -6,12 +6,25 @@ from examples import classification, regression
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
-from metabook import MAML, Episode, FineTuning, Learner, NearestNeighbour, PrototypicalNetwork, Set, task_loss
+from metabook import (
+    ANIL,
+    MAML,
+    Episode,
+    FineTuning,
+    Learner,
+    NearestNeighbour,
+    PrototypicalNetwork,
+    Reptile,
+    Set,
+    task_loss,
+)  # fmt: skip
 from metabook.networks import conv4, mlp
 
 LEARNERS = {
     "maml": lambda: MAML(mlp([5, 7, 3], torch.nn.Tanh), inner_lr=0.3, inner_steps=2),
     "fomaml": lambda: MAML(mlp([5, 7, 3], torch.nn.Tanh), inner_lr=0.3, inner_steps=2, first_order=True),
+    "anil": lambda: ANIL(mlp([5, 7], torch.nn.Tanh), torch.nn.Linear(7, 3), inner_lr=0.3, inner_steps=2),
+    "reptile": lambda: Reptile(mlp([5, 7, 3], torch.nn.Tanh), inner_lr=0.3, inner_steps=2),
     "fine-tuning": lambda: FineTuning(mlp([5, 7, 3], torch.nn.Tanh), inner_lr=0.3, inner_steps=2),
     "prototypes": lambda: PrototypicalNetwork(mlp([5, 7, 4], torch.nn.Tanh), ways=3),
     "nearest neighbour": lambda: NearestNeighbour(ways=3),

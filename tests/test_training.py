@@ -7,7 +7,8 @@ import torch
 from examples import images
 from torch import nn
 
-from metabook import MAML, NearestNeighbour, PrototypicalNetwork, meta_train
+from metabook import MAML, NearestNeighbour, PrototypicalNetwork, meta_train, training
+from metabook.distributed import Processes
 from metabook.networks import mlp
 from metabook.tasks import FewShot, Quadratics, Sinusoids
 
@@ -130,7 +131,16 @@ def test_bar_shows_loss_score_and_speed(capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"meta_batch": 0}, {"chunk": -1}, {"validate_every": 0}])
+def test_every_process_needs_a_task(monkeypatch):
+    monkeypatch.setattr(training.Processes, "join", lambda device: Processes(0, 3))
+    learner = maml()
+    with pytest.raises(ValueError, match="meta_batch must give each of the 3 processes a task, got 2"):
+        meta_train(learner, Sinusoids(), steps=1, optimizer=adam(learner), meta_batch=2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 0}, {"meta_batch": 0}, {"chunk": -1}, {"validate_every": 0}, {"checkpoint_every": 0}]
+)
 def test_counts_must_be_positive(options):
     learner = maml()
     with pytest.raises(ValueError, match="must be a positive integer"):

@@ -116,7 +116,6 @@ class ConditionalNeuralProcess(Learner):
 
         The paper draws the number of observations at random; here it is the episode's number of shots.
         """
-        self.check(episode)
         x, y = (torch.cat(both, dim=1) for both in zip(*episode, strict=True))  # (tasks, targets, ...)
         targets = self.distribution(self.adapt(episode.support), x)
         return self.loss(targets, y), targets.mean[:, episode.support.x.shape[1] :]

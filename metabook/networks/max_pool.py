@@ -2,6 +2,9 @@
 
 Pooling picks one pixel of each window.  With the places of the picks fixed it is linear, its gradient spreads values
 back to those places, and the two are the derivatives of each other.
+
+The two kernels are registered as operators of the library, which `torch.compile` calls as they are: what it would write
+in their place is many times slower on a CPU.
 """
 
 from __future__ import annotations
@@ -21,10 +24,31 @@ def max_pool(x: Tensor) -> Tensor:
     return _Pool.apply(x)[0]
 
 
+@torch.library.custom_op("metabook::max_pool", mutates_args=())
+def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+
+
+@_pool.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.ops.aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+
+
+@torch.library.custom_op("metabook::spread", mutates_args=())
+def _spread(g: Tensor, places: Tensor, height: int, width: int) -> Tensor:
+    x, g, places = placeholder(g, *g.shape[:2], height, width), channels_last(g), channels_last(places)
+    return torch.ops.aten.max_pool2d_with_indices_backward(g, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+
+
+@_spread.register_fake
+def _(g: Tensor, places: Tensor, height: int, width: int) -> Tensor:
+    return placeholder(g, *g.shape[:2], height, width)
+
+
 class _Pool(Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ops.aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+        return _pool(x)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -46,8 +70,7 @@ class _Pool(Function):
 class _Spread(Function):
     @staticmethod
     def forward(g: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
-        x, g, places = placeholder(g, *g.shape[:2], *size), channels_last(g), channels_last(places)
-        return torch.ops.aten.max_pool2d_with_indices_backward(g, x, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+        return _spread(g, places, *size)
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -20,6 +20,7 @@ from torch.func import functional_call, grad
 
 from metabook.episode import Set
 from metabook.learner import Learner, task_loss
+from metabook.recompute import recomputed
 
 Weights = dict[str, Tensor]
 
@@ -56,6 +57,8 @@ class MAML(Learner):
         inner_steps: gradient steps on the support set; may be changed between training and evaluation.
         first_order: drop the second derivatives (FOMAML).
         loss: `(prediction, y) -> scalar` of the inner and the outer loop.
+        recompute: keep only the weights between inner steps and compute each step again for its gradient: memory that
+            hardly grows with the number of steps, for more time.  The gradient is the same.
 
     Raises:
         ValueError: a rate or number of steps below zero, a network without parameters, or one whose normalisation
@@ -69,19 +72,29 @@ class MAML(Learner):
         inner_steps: int = 1,
         first_order: bool = False,
         loss: Callable[[Tensor, Tensor], Tensor] = task_loss,
+        recompute: bool = False,
     ) -> None:
         super().__init__(loss=loss)
         check_inner_loop(network, inner_lr, inner_steps)
         self.network = network
         self.inner_lr, self.inner_steps, self.first_order = inner_lr, inner_steps, first_order
+        self.recompute = recompute
 
     def adapt(self, support: Set) -> Weights:
         """Take `inner_steps` gradient steps on the support loss: the adapted weights, by name."""
+        weights = dict(self.network.named_parameters())
+        if not self.recompute:
+            return self._descend(weights, support, self.inner_steps)
+        for _ in range(self.inner_steps):
+            weights = recomputed(lambda start, support: self._descend(start, support, 1), weights, support)
+        return weights
+
+    def _descend(self, weights: Weights, support: Set, steps: int) -> Weights:
         return descend(
             lambda weights: self.loss(self.predict(weights, support.x), support.y),
-            dict(self.network.named_parameters()),
+            weights,
             self.inner_lr,
-            self.inner_steps,
+            steps,
             self.first_order,
         )
 

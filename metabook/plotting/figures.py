@@ -14,7 +14,7 @@ from metabook.plotting.style import class_style, color_of, colors, to_array
 
 if TYPE_CHECKING:
     from metabook.evaluation import Scores
-    from metabook.training import History
+    from metabook.history import History
 
 
 def bars(

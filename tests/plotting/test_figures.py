@@ -10,6 +10,7 @@ import torch
 
 from metabook.episode import Episode, Set
 from metabook.evaluation import Scores
+from metabook.history import History
 from metabook.plotting import (
     band,
     bars,
@@ -23,7 +24,6 @@ from metabook.plotting import (
     style,
 )  # fmt: skip
 from metabook.plotting.marks import _apart
-from metabook.training import History
 
 matplotlib.use("Agg")
 

@@ -1,0 +1,83 @@
+"""The meta-gradient: whole, in chunks, compiled, always the same."""
+
+import shutil
+
+import pytest
+import torch
+from examples import classification
+from torch import nn
+
+from metabook import ANIL, MAML, PrototypicalNetwork, Reptile
+from metabook.gradient import meta_gradient
+from metabook.networks import mlp
+from metabook.networks.conv4 import Block
+
+LEARNERS = {
+    "maml": lambda: MAML(mlp([5, 7, 3], nn.Tanh), inner_lr=0.3, inner_steps=2),
+    "maml recomputed": lambda: MAML(mlp([5, 7, 3], nn.Tanh), inner_lr=0.3, inner_steps=2, recompute=True),
+    "anil": lambda: ANIL(mlp([5, 7]), nn.Linear(7, 3), inner_lr=0.3, inner_steps=2),
+    "reptile": lambda: Reptile(mlp([5, 7, 3], nn.Tanh), inner_lr=0.3, inner_steps=2),
+    "prototypes": lambda: PrototypicalNetwork(mlp([5, 7, 4], nn.Tanh), ways=3),
+}
+
+
+def gradients(learner, episode, **options):
+    learner.zero_grad(set_to_none=True)
+    outcome = meta_gradient(learner, **options)(episode)
+    return [outcome, *(p.grad for p in learner.parameters())]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_chunks_give_the_gradient_of_the_whole_to_ten_digits(name, chunk, device):
+    learner, episode = LEARNERS[name]().double().to(device), classification(tasks=5, device=device)
+    whole, parts = gradients(learner, episode), gradients(learner, episode, chunk=chunk)
+    for a, b in zip(parts[1:], whole[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(parts[0], whole[0])
+
+
+def test_it_is_the_gradient_of_the_meta_loss_and_adds_to_what_is_there(device):
+    learner, episode = LEARNERS["maml"]().double().to(device), classification(device=device)
+    learner.meta_loss(episode).backward()
+    once = [p.grad.clone() for p in learner.parameters()]
+    meta_gradient(learner)(episode)
+    for p, g in zip(learner.parameters(), once, strict=True):
+        torch.testing.assert_close(p.grad, 2 * g)
+
+
+needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile finds no C++ compiler")
+
+
+@needs_compiler
+def test_a_compiled_meta_gradient_is_the_same_and_follows_the_weights(device):
+    """Convolution, normalisation, pooling, an inner step and its derivative; none of it is built in as a constant."""
+    torch.manual_seed(1)
+    network = nn.Sequential(Block(1, 2), nn.Flatten(), nn.Linear(2 * 4, 3))
+    learner = MAML(network, inner_lr=0.1).double().to(device)
+    episode = classification(shape=(1, 4, 4), tasks=2, device=device)
+    accumulate = meta_gradient(learner, compiled=True)
+    for _ in range(2):
+        learner.zero_grad(set_to_none=True)
+        got = [accumulate(episode), *(p.grad for p in learner.parameters())]
+        for a, b in zip(got, gradients(learner, episode), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+        with torch.no_grad():
+            for p in learner.parameters():
+                p += 0.1
+
+
+@needs_compiler
+def test_every_shape_of_episode_has_its_program(device):
+    """Three tasks in chunks of two: the last chunk is smaller."""
+    learner, episode = LEARNERS["prototypes"]().double().to(device), classification(tasks=3, device=device)
+    got, expected = gradients(learner, episode, chunk=2, compiled=True), gradients(learner, episode)
+    torch.testing.assert_close(got[0], expected[0])
+    torch.testing.assert_close(got[1:], expected[1:], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_malformed_episode_is_refused_before_anything_is_traced(compiled):
+    learner = LEARNERS["prototypes"]().double()
+    with pytest.raises(ValueError, match="labels|must lie in 0..2"):
+        meta_gradient(learner, compiled=compiled)(classification(ways=4))
