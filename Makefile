@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 export METABOOK_PROGRESS = 0
 
-.PHONY: help book test lint library notebooks site lab record rehearsal clean
+.PHONY: help book test lint library notebooks site lab record bench rehearsal clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ lab: .venv/installed  ## open the chapters in JupyterLab
 
 record: .venv/installed  ## run the chapters and store their outputs
 	$(BIN)/python tools/record.py
+
+bench: .venv/installed  ## speed beside other libraries, on a quiet machine; see benchmarks/README.md
+	$(BIN)/python -m benchmarks
 
 rehearsal: .venv/installed  ## run the chapters as Colab would: a bare environment, no checkout
 	$(BIN)/python tools/colab_rehearsal.py

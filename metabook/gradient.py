@@ -1,4 +1,4 @@
-"""The meta-gradient of a batch of tasks: whole or chunk by chunk, step by step or compiled."""
+"""The meta-gradient of a batch of tasks: whole or chunk by chunk, and as code, as a program, or as machine code."""
 
 from __future__ import annotations
 
@@ -12,22 +12,31 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from metabook.episode import Episode, Set
 from metabook.learner import Learner, per_task_score
 
+MODES = ("eager", "traced", "compiled")
 
-def meta_gradient(learner: Learner, chunk: int | None = None, compiled: bool = False) -> Callable[[Episode], Tensor]:
+
+def meta_gradient(learner: Learner, chunk: int | None = None, mode: str = "eager") -> Callable[[Episode], Tensor]:
     """A function that adds the gradient of the mean meta-loss of an episode to the `.grad` of the learner.
 
     Args:
         learner: whose parameters receive the gradient.
         chunk: tasks differentiated at a time; all of them by default.  It bounds the memory; the gradient is the same.
-        compiled: trace the whole meta-gradient, inner loop and its derivative included, and compile it with
-            `torch.compile`.  The first call for each shape of an episode takes up to a minute or so; the learner's
-            settings (rates, numbers of steps) are those of that call.
+        mode: "eager" runs the learner's code at every call.  "traced" runs it once for each shape of episode, writes
+            down the operations that remain, inner loop and its derivative included, and repeats those: no Python and
+            no transforms, for seconds at the first call.  "compiled" gives the same operations to `torch.compile`,
+            which makes small networks several times faster still, for a minute or several at the first call.
+            Traced and compiled, the learner's settings (rates, numbers of steps) stay those of the first call.
 
     Returns:
         `accumulate(episode) -> (2,)`: mean loss and mean score over tasks, on the learner's device.  Nothing in it
         waits for a GPU.
+
+    Raises:
+        ValueError: an unknown mode; `accumulate`: an episode that the learner cannot work on.
     """
-    differentiate = _Compiled(learner) if compiled else _eager(learner)
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    differentiate = _eager(learner) if mode == "eager" else _Traced(learner, compiled=mode == "compiled")
 
     def accumulate(episode: Episode) -> Tensor:
         learner.check(episode)
@@ -62,15 +71,15 @@ class _Objective(nn.Module):
         return self.learner.loss_and_prediction(Episode(Set(*tensors[:2]), Set(*tensors[2:])))
 
 
-class _Compiled:
-    """Meta-gradients by a program that was traced once per shape of episode.
+class _Traced:
+    """Meta-gradients by a program that was written down once per shape of episode.
 
-    `make_fx` writes down the operations that remain when vmap, the inner gradients and the outer gradient have been
-    carried out: a flat list, which `torch.compile` then fuses.
+    `make_fx` records the operations that remain when vmap, the inner gradients and the outer gradient have been carried
+    out: a flat list of calls of kernels.
     """
 
-    def __init__(self, learner: Learner) -> None:
-        self.objective = _Objective(learner)
+    def __init__(self, learner: Learner, compiled: bool) -> None:
+        self.objective, self.finish = _Objective(learner), torch.compile if compiled else torch.no_grad()
         self.programs: dict[tuple[torch.Size, ...], Callable] = {}
 
     def __call__(self, episode: Episode, share: float) -> tuple[Tensor, Tensor]:
@@ -79,7 +88,7 @@ class _Compiled:
         weights = {name: p.detach() for name, p in parameters.items()}
         shapes = tuple(t.shape for t in inputs)
         if shapes not in self.programs:
-            self.programs[shapes] = torch.compile(make_fx(self._gradient)(weights, *inputs))
+            self.programs[shapes] = self.finish(make_fx(self._gradient)(weights, *inputs))
         gradient, loss, prediction = self.programs[shapes](weights, *inputs)
         for name, p in parameters.items():
             if p.grad is None:

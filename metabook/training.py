@@ -33,7 +33,7 @@ def meta_train(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     clip_norm: float | None = None,
     chunk: int | None = None,
-    compiled: bool = False,
+    mode: str = "eager",
     validation: TaskDistribution | None = None,
     validate_every: int = 500,
     validation_tasks: int = 100,
@@ -60,14 +60,14 @@ def meta_train(
         scheduler: stepped once per outer step.
         clip_norm: bound on the norm of the meta-gradient.
         chunk: tasks differentiated at a time.  It bounds the memory; the gradient is the same.
-        compiled: compile the meta-gradient (`metabook.gradient.meta_gradient`): for runs of minutes or more, since the
-            first step takes up to a minute or two.
+        mode: "traced" or "compiled" make every step faster and the first one slower, the former by seconds, the latter
+            by minutes; see `metabook.gradient.meta_gradient`.
         validation: tasks to score on, with the same episodes every time.
         validate_every: steps between validations; the last step is always validated.
         validation_tasks: tasks per validation.
         checkpoint: file to continue from if it exists, and to write every `checkpoint_every` steps, at the end and
             when interrupted.  `metabook.restore` takes the last or the best weights from it.  `steps`, `chunk`,
-            `compiled`, `checkpoint_every`, `progress` and the number of processes may differ from call to call; if
+            `mode`, `checkpoint_every`, `progress` and the number of processes may differ from call to call; if
             all steps are done already, the call returns at once.  Torch's global generators are set back, too, unless
             the number of processes changed.
         checkpoint_every: steps between two writes of the checkpoint.
@@ -121,7 +121,7 @@ def meta_train(
         progress_bar(steps, show, unit="step", initial=run.step) as bar,
         writer or nullcontext(),
     ):
-        gradient = _SharedGradient(meta_gradient(learner, chunk, compiled), learner, processes, interrupt)
+        gradient = _SharedGradient(meta_gradient(learner, chunk, mode), learner, processes, interrupt)
         recorder = Recorder(
             run.history, steps=steps, meta_batch=meta_batch, device=device, processes=processes, bar=bar, writer=writer
         )

@@ -1,4 +1,4 @@
-"""The meta-gradient: whole, in chunks, compiled, always the same."""
+"""The meta-gradient: whole, in chunks, traced, compiled, always the same."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from examples import classification
 from torch import nn
 
 from metabook import ANIL, MAML, PrototypicalNetwork, Reptile
-from metabook.gradient import meta_gradient
+from metabook.gradient import MODES, meta_gradient
 from metabook.networks import mlp
 from metabook.networks.conv4 import Block
 
@@ -49,14 +49,14 @@ def test_it_is_the_gradient_of_the_meta_loss_and_adds_to_what_is_there(device):
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile finds no C++ compiler")
 
 
-@needs_compiler
-def test_a_compiled_meta_gradient_is_the_same_and_follows_the_weights(device):
+@pytest.mark.parametrize("mode", ["traced", pytest.param("compiled", marks=needs_compiler)])
+def test_a_program_gives_the_same_gradient_and_follows_the_weights(mode, device):
     """Convolution, normalisation, pooling, an inner step and its derivative; none of it is built in as a constant."""
     torch.manual_seed(1)
     network = nn.Sequential(Block(1, 2), nn.Flatten(), nn.Linear(2 * 4, 3))
     learner = MAML(network, inner_lr=0.1).double().to(device)
     episode = classification(shape=(1, 4, 4), tasks=2, device=device)
-    accumulate = meta_gradient(learner, compiled=True)
+    accumulate = meta_gradient(learner, mode=mode)
     for _ in range(2):
         learner.zero_grad(set_to_none=True)
         got = [accumulate(episode), *(p.grad for p in learner.parameters())]
@@ -67,17 +67,29 @@ def test_a_compiled_meta_gradient_is_the_same_and_follows_the_weights(device):
                 p += 0.1
 
 
-@needs_compiler
-def test_every_shape_of_episode_has_its_program(device):
+@pytest.mark.parametrize("name", LEARNERS)
+def test_every_shape_of_episode_has_its_program(name, device):
     """Three tasks in chunks of two: the last chunk is smaller."""
-    learner, episode = LEARNERS["prototypes"]().double().to(device), classification(tasks=3, device=device)
-    got, expected = gradients(learner, episode, chunk=2, compiled=True), gradients(learner, episode)
+    learner, episode = LEARNERS[name]().double().to(device), classification(tasks=3, device=device)
+    got, expected = gradients(learner, episode, chunk=2, mode="traced"), gradients(learner, episode)
     torch.testing.assert_close(got[0], expected[0])
     torch.testing.assert_close(got[1:], expected[1:], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_a_malformed_episode_is_refused_before_anything_is_traced(compiled):
+@pytest.mark.parametrize("mode", MODES)
+def test_a_malformed_episode_is_refused_before_anything_is_traced(mode):
     learner = LEARNERS["prototypes"]().double()
     with pytest.raises(ValueError, match="labels|must lie in 0..2"):
-        meta_gradient(learner, compiled=compiled)(classification(ways=4))
+        meta_gradient(learner, mode=mode)(classification(ways=4))
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="one of eager, traced, compiled, got 'fast'"):
+        meta_gradient(LEARNERS["maml"](), mode="fast")
+
+
+def test_dropout_draws_anew_in_a_traced_gradient(device):
+    network = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 3))
+    accumulate = meta_gradient(MAML(network).double().to(device), mode="traced")
+    episode = classification(device=device)
+    assert accumulate(episode)[0] != accumulate(episode)[0]

@@ -9,7 +9,7 @@ from setup_cell import ROOT
 
 LIBRARY = ROOT / "metabook"
 TESTS = ROOT / "tests"
-OWN = {"book", "site", "tools"}  # tests of what is not the library
+OWN = {"benchmarks", "book", "site", "tools"}  # tests of what is not the library
 OWN_FILES = {"test_readme", "test_package"}
 GRADERS = LIBRARY / "checking" / "graders"  # graded by tests/checking/test_graders.py, one for all
 
