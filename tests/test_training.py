@@ -152,3 +152,14 @@ def test_a_learner_without_parameters_cannot_be_trained():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     with pytest.raises(ValueError, match="NearestNeighbour has no parameters"):
         meta_train(NearestNeighbour(3), tasks, steps=1, optimizer=optimizer)
+
+
+def test_a_traced_run_is_the_same_run(device):
+    """Five tasks in chunks of two, so that the last chunk has a program of its own."""
+    ends = []
+    for mode in ("eager", "traced"):
+        learner = maml().to(device)
+        options = dict(steps=5, optimizer=adam(learner), meta_batch=5, chunk=2)
+        history = meta_train(learner, Sinusoids(device=device), mode=mode, **options)
+        ends.append([torch.tensor(history.loss), nn.utils.parameters_to_vector(learner.parameters()).detach()])
+    torch.testing.assert_close(*ends, rtol=1e-4, atol=1e-5)

@@ -73,5 +73,4 @@ class Sinusoids(TaskDistribution):
         return Set(x, y)
 
     def _uniform(self, shape: tuple[int, ...], bounds: tuple[float, float], generator: torch.Generator) -> Tensor:
-        low, high = bounds
-        return low + (high - low) * torch.rand(shape, generator=generator, device=self.device)
+        return torch.empty(shape, device=self.device).uniform_(*bounds, generator=generator)
