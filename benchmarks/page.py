@@ -115,7 +115,10 @@ def sampling_table(results: dict) -> str:
 def memory_table(results: dict) -> str:
     """Peak memory of a step in MB."""
     names = list(dict.fromkeys(name for row in results["rows"] for name in row["results"]))
-    lines = [_cells(f"Conv4 MAML, {results['rows'][0]['workload']['tasks']} tasks", *names), _cells("---", *["---:"] * len(names))]
+    lines = [
+        _cells(f"Conv4 MAML, {results['rows'][0]['workload']['tasks']} tasks", *names),
+        _cells("---", *["---:"] * len(names)),
+    ]
     for row in results["rows"]:
         found = [row["results"].get(name, {}).get("memory") for name in names]
         lines.append(_cells(row["workload"]["name"], *(f"{m / 1e6:,.0f}" if m else "" for m in found)))

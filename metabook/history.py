@@ -21,11 +21,12 @@ COLUMNS = ("step", "loss", "score", "tasks_per_second", "validation_mean", "vali
 class History:
     """What happened at every step of a run.
 
-    loss: meta-loss before the step.
-    score: mean query accuracy or mean squared error of the meta-batch, before the step.
-    tasks_per_second: throughput of the step (on a device that works ahead of the host, the mean of the few steps
-        that were read together); it differs from run to run.
-    validation: `(step, Scores)` pairs.
+    Attributes:
+        loss: meta-loss before the step.
+        score: mean query accuracy or mean squared error of the meta-batch, before the step.
+        tasks_per_second: throughput of the step (on a device that works ahead of the host, the mean of the few steps
+            that were read together); it differs from run to run.
+        validation: `(step, Scores)` pairs.
     """
 
     loss: list[float] = field(default_factory=list)
