@@ -1,4 +1,4 @@
-"""`python -m benchmarks.page`: tables and figures of the recorded results, into the README and the book's page on speed.
+"""`python -m benchmarks.page`: tables and figures of the recorded results, for README and book.
 
 The text of both is written by hand; what stands between `<!-- speed: ... -->` and `<!-- end -->` is made here from the
 JSON files in `benchmarks/results/`.
