@@ -61,5 +61,5 @@ def peak(steps: int, recompute: bool) -> int:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="units and meaning of ru_maxrss differ elsewhere")
 def test_memory_hardly_grows_with_the_number_of_inner_steps():
     """Activations of 20,000 examples, 8 MB each time, outweigh the 400 weights by far."""
-    whole, again = (peak(10, recompute) - peak(2, recompute) for recompute in (False, True))
-    assert again < 0.2 * whole
+    whole, again = (peak(30, recompute) - peak(2, recompute) for recompute in (False, True))
+    assert again < 0.4 * whole
