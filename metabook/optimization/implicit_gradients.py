@@ -110,7 +110,7 @@ class ImplicitMAML(Learner):
     def solve(self, start: Tensor, support: Set) -> Tensor:
         """The inner loop, on weights as one vector `(d,)`: descent from the start on the regularised support loss."""
         gradient = gradient_of(lambda w: self._support_loss(w, support))
-        weights = start
+        weights = start.clone()  # not the start itself, which autograd would not save as a result
         for _ in range(self.inner_steps):
             weights = weights - self.inner_lr * (gradient(weights) + self.regularization * (weights - start))
         return weights

@@ -2,14 +2,13 @@
 
 Four answers, each in its place of the gradient step w <- w - alpha * g:
 
-    Meta-SGD          alpha: one number for each weight, learned with the start
-                      (Z. Li, F. Zhou, F. Chen, H. Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
-                      arXiv:1707.09835, 2017)
-    MAML++            alpha[layer, step], a loss after every step, and first-order gradients at first
-                      (A. Antoniou, H. Edwards, A. Storkey, "How to Train Your MAML", ICLR 2019)
-    a schedule        alpha_t = f_alpha(phi, t, D): a network over the features of the training, learned with the start
-    hypergradients    alpha follows its own gradient while one network trains; nothing is meta-learned
-                      (A. G. Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018)
+- Meta-SGD: one number for each weight, learned with the start
+  (Z. Li, F. Zhou, F. Chen, H. Li, "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", arXiv:1707.09835, 2017).
+- MAML++: one for each layer and step, a loss after every step, and first-order gradients at first
+  (A. Antoniou, H. Edwards, A. Storkey, "How to Train Your MAML", ICLR 2019).
+- A schedule: alpha_t = f_alpha(phi, t, D), a network over the features of the training, learned with the start.
+- Hypergradients: the rate follows its own gradient while one network trains, and nothing is meta-learned
+  (A. G. Baydin et al., "Online Learning Rate Adaptation with Hypergradient Descent", ICLR 2018).
 
 The derivative of what a step achieves by the rate of weight i is the product of two gradients,
 
@@ -171,6 +170,14 @@ class MAMLPlusPlus(Learner):
         losses = [w * self.loss(p, episode.query.y) for w, p in zip(self.step_weights, predictions, strict=True) if w]
         return torch.stack(losses).sum(), predictions[-1]
 
+    def get_extra_state(self) -> dict[str, object]:
+        """What `annealing` changes travels with the weights, so that a run that was stopped goes on where it was."""
+        return {"first_order": self.first_order, "step_weights": self.step_weights}
+
+    def set_extra_state(self, state: dict[str, object]) -> None:
+        """Take over what `get_extra_state` gave."""
+        self.first_order, self.step_weights = state["first_order"], state["step_weights"]
+
     def _after_each_step(self, support: Set, x: Tensor) -> list[Tensor]:
         return [self.predict(weights, x) for weights in self.trajectory(support)[1:]]
 
@@ -205,13 +212,14 @@ def annealing(second_order_from: int, last_step_only_from: int) -> Callable[[int
         last_step_only_from: outer steps in which the weight of the early losses falls to zero, linearly.
 
     Returns:
-        `anneal(step, learner)`, which prepares the learner for the outer step after `step`; call it once with 0 (or
-        the number of steps done, where a run is continued) before training.
+        `anneal(step, learner)`, which prepares the learner for the outer step after `step`; call it once with 0 before
+        training.
     """
 
     def anneal(step: int, learner: MAMLPlusPlus) -> None:
         learner.first_order = step < second_order_from
-        learner.step_weights = multi_step_weights(learner.inner_steps, step / max(last_step_only_from, 1))
+        progress = 1.0 if step >= last_step_only_from else step / last_step_only_from
+        learner.step_weights = multi_step_weights(learner.inner_steps, progress)
 
     return anneal
 

@@ -9,7 +9,13 @@ The update is no gradient of a query loss.  It is the gradient of a surrogate in
 
     0.5 * || phi - phi' ||^2        whose gradient is        phi - phi',
 
-so any optimiser can take it: plain descent with rate epsilon is the update above.
+so any optimiser can take it: plain descent with rate epsilon is the update above, serial with one task and batched
+with more.  With g_i and H_i the gradient and Hessian of step i's examples, taken at the start (their section 5.1),
+
+    (phi - phi') / alpha = sum over i of g_i  -  alpha * sum over j < i of H_i g_j  +  O(alpha^2).
+
+The first sum is the gradient of pooled training.  The second lets the gradients of different examples of one task
+agree, so that learning from some helps on the others; it needs examples that differ from step to step (inner_batch).
 """
 
 from __future__ import annotations
@@ -36,7 +42,7 @@ class Reptile(Learner):
         inner_lr: inner rate alpha.
         inner_steps: gradient steps k; may be changed between training and evaluation.
         inner_batch: examples per gradient step of training, drawn without replacement until all were seen; all
-            examples at every step by default.
+            examples at every step by default, without what the second sum above is for.
         loss: `(prediction, y) -> scalar`.
 
     Raises:

@@ -33,7 +33,7 @@ class Mixture(TaskDistribution):
 
     - sinusoid: `a sin(x - p)`, a in [0.1, 5], p in [0, pi], as in `Sinusoids`
     - line: `a x + b`, a in [-1, 1], b in [-2, 2]
-    - quadratic: `a (x - c)^2 + b`, |a| in [0.05, 0.15] with either sign, b and c in [-2, 2]
+    - quadratic: `a (x - c)^2 + b`, a in [0.05, 0.15] with either sign, b and c in [-2, 2]
 
     All parameters are uniform in their ranges, which are such that the mean square of y is about 4 in each family.
 

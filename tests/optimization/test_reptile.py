@@ -1,4 +1,4 @@
-"""Reptile: the surrogate's gradient is the way to the trained weights."""
+"""Reptile: the surrogate's gradient is the way to the trained weights, and has the terms that the paper says."""
 
 import pytest
 import torch
@@ -7,8 +7,9 @@ from examples import classification, regression
 from torch import nn
 from torch.func import functional_call
 
-from metabook import Reptile
+from metabook import MAML, Episode, Reptile, task_loss
 from metabook.networks import mlp
+from metabook.tasks import Quadratics
 
 
 def trained_by_hand(network, x, y, lr, steps):
@@ -47,6 +48,75 @@ def test_plain_descent_with_rate_one_goes_all_the_way():
     learner.meta_loss(episode).backward()
     torch.optim.SGD(network.parameters(), lr=1.0).step()
     torch.testing.assert_close({n: p.detach() for n, p in network.named_parameters()}, phi)
+
+
+def test_a_batch_moves_by_the_mean_of_what_its_tasks_would_do_alone(device):
+    """Serial Reptile is a meta-batch of one; the batched update is the mean of the serial ones from the same start."""
+    learner, episode = Reptile(mlp([2, 4, 1], nn.Tanh).double().to(device), 0.1, 3), regression(tasks=3, device=device)
+    alone = [flat_gradient(learner, part) for part in episode.split(1)]
+    torch.testing.assert_close(flat_gradient(learner, episode), torch.stack(alone).mean(0))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_closed_form_on_quadratics(steps, device):
+    """With P = I - alpha H: the way to the trained weights is (I - P^k) (phi - c)."""
+    family, alpha = Quadratics(features=4, device=device), 0.3
+    bowls = family.bowls(6, family.generator(0))
+    network = nn.Linear(4, 1, bias=False).double().to(device)
+    identity = torch.eye(4, dtype=torch.float64, device=device)
+    shrink = torch.linalg.matrix_power(identity - alpha * bowls.hessian, steps)
+    offset = (network.weight.detach()[0] - bowls.centre)[:, :, None]
+    expected = ((identity - shrink) @ offset).mean(0).squeeze(-1)
+    got = flat_gradient(Reptile(network, alpha, steps), family.episode(bowls))
+    torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def flat_gradient(learner, episode):
+    learner.zero_grad()
+    learner.meta_loss(episode).backward()
+    return torch.cat([p.grad.flatten() for p in learner.parameters()])
+
+
+def leading_terms(network, episode, alpha, steps):
+    """Gradients at the start, and the two products of second derivatives, on support and query of one task."""
+    weights = list(network.parameters())
+
+    def flat(tensors):
+        return torch.cat([t.flatten() for t in tensors])
+
+    def gradient(part):
+        return flat(torch.autograd.grad(task_loss(network(part.x[0]), part.y[0]), weights, create_graph=True))
+
+    support, query = gradient(episode.support), gradient(episode.query)
+    support_query = flat(torch.autograd.grad(support @ query.detach(), weights, retain_graph=True))  # H_S g_Q
+    query_support = flat(torch.autograd.grad(query @ support.detach(), weights, retain_graph=True))  # H_Q g_S
+    return {
+        "MAML": query - alpha * steps * (query_support + support_query),
+        "FOMAML": query - alpha * steps * query_support,
+        "Reptile": alpha * (steps * support - 0.5 * steps * (steps - 1) * alpha * support_query),
+    }
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("name", ["MAML", "FOMAML", "Reptile"])
+def test_leading_terms_of_the_expansion(name, steps):
+    """Nichol et al., section 5.1: what is left after the terms of order 0 and 1 in alpha falls with its square.
+
+    MAML takes `steps` on the support set and one gradient on the query set, their k = steps + 1.  Reptile's examples
+    are all the same here, so that its H_S g_Q is the full batch's H g.
+    """
+    network, episode = mlp([2, 6, 1], nn.Tanh).double(), regression(tasks=1)
+    if name == "Reptile":
+        episode = Episode(episode.support, episode.support)
+    left = []
+    for alpha in (1e-2, 1e-3):
+        learner = Reptile(network, alpha, steps) if name == "Reptile" else MAML(network, alpha, steps, name == "FOMAML")
+        rest = flat_gradient(learner, episode) - leading_terms(network, episode, alpha, steps)[name].detach()
+        left.append(rest.norm() / (alpha if name == "Reptile" else 1))
+    if name == "Reptile" and steps == 1:
+        assert max(left) < 1e-12  # one step is its first term and nothing else
+    else:
+        assert 80 < left[0] / left[1] < 120
 
 
 def test_one_step_is_joint_training(device):
