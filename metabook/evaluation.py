@@ -39,6 +39,8 @@ class Scores:
     @property
     def ci95(self) -> float:
         """Half-width of the 95 % normal interval of the mean, over tasks; nan for a single task."""
+        if len(self.per_task) < 2:
+            return float("nan")
         return 1.96 * self.per_task.double().std().item() / len(self.per_task) ** 0.5
 
     def __str__(self) -> str:
