@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from metabook.episode import Episode, Set
@@ -43,21 +44,24 @@ def meta_gradient(learner: Learner, chunk: int | None = None, mode: str = "eager
         total = torch.zeros(2, device=episode.support.x.device)
         for part in episode.split(chunk or episode.tasks):
             share = part.tasks / episode.tasks
-            loss, prediction = differentiate(part, share)
-            score = per_task_score(prediction, part.query.y).mean()
-            total += share * torch.stack([loss, score]).to(total)
+            total.add_(differentiate(part, share), alpha=share)
         return total
 
     return accumulate
 
 
-def _eager(learner: Learner) -> Callable[[Episode, float], tuple[Tensor, Tensor]]:
-    def differentiate(episode: Episode, share: float) -> tuple[Tensor, Tensor]:
+def _eager(learner: Learner) -> Callable[[Episode, float], Tensor]:
+    def differentiate(episode: Episode, share: float) -> Tensor:
         loss, prediction = learner.loss_and_prediction(episode)
         (share * loss).backward()
-        return loss.detach(), prediction.detach()
+        return _loss_and_score(loss.detach(), prediction.detach(), episode)
 
     return differentiate
+
+
+def _loss_and_score(loss: Tensor, prediction: Tensor, episode: Episode) -> Tensor:
+    score = per_task_score(prediction, episode.query.y).mean()
+    return torch.stack([loss.to(score), score])
 
 
 class _Objective(nn.Module):
@@ -67,38 +71,53 @@ class _Objective(nn.Module):
         super().__init__()
         self.learner = learner
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        return self.learner.loss_and_prediction(Episode(Set(*tensors[:2]), Set(*tensors[2:])))
+    def forward(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        return self.learner.loss_and_prediction(episode)
 
 
 class _Traced:
-    """Meta-gradients by a program that was written down once per shape of episode.
+    """Meta-gradients by a program that was written down once per kind of episode: shapes and dtypes.
 
     `make_fx` records the operations that remain when vmap, the inner gradients and the outer gradient have been carried
     out: a flat list of calls of kernels.
     """
 
     def __init__(self, learner: Learner, compiled: bool) -> None:
-        self.objective, self.finish = _Objective(learner), torch.compile if compiled else torch.no_grad()
-        self.programs: dict[tuple[torch.Size, ...], Callable] = {}
+        self.objective, self.finish = _Objective(learner), _compiled if compiled else torch.no_grad()
+        self.programs: dict[tuple, Callable] = {}
 
-    def __call__(self, episode: Episode, share: float) -> tuple[Tensor, Tensor]:
+    def __call__(self, episode: Episode, share: float) -> Tensor:
         inputs = [*episode.support, *episode.query]
         parameters = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
         weights = {name: p.detach() for name, p in parameters.items()}
-        shapes = tuple(t.shape for t in inputs)
-        if shapes not in self.programs:
-            self.programs[shapes] = self.finish(make_fx(self._gradient)(weights, *inputs))
-        gradient, loss, prediction = self.programs[shapes](weights, *inputs)
-        for name, p in parameters.items():
+        kind = tuple((t.shape, t.dtype) for t in inputs)
+        if kind not in self.programs:
+            self.programs[kind] = self.finish(make_fx(self._gradient)(weights, *inputs))
+        gradient, result = self.programs[kind](weights, *inputs)
+        for p in parameters.values():
             if p.grad is None:
                 p.grad = torch.zeros_like(p)  # in the layout of the parameter, as optimisers expect
-            p.grad.add_(gradient[name], alpha=share)
-        return loss, prediction
+        torch._foreach_add_([p.grad for p in parameters.values()], [gradient[n] for n in parameters], alpha=share)
+        return result
 
-    def _gradient(self, weights: dict[str, Tensor], *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _gradient(self, weights: dict[str, Tensor], *inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        episode = Episode(Set(*inputs[:2]), Set(*inputs[2:]))
+
         def loss(weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            return functional_call(self.objective, weights, inputs)
+            return functional_call(self.objective, weights, (episode,))
 
         gradient, (value, prediction) = grad_and_value(loss, has_aux=True)(weights)
-        return gradient, value, prediction
+        return gradient, _loss_and_score(value, prediction, episode)
+
+
+def _compiled(program: GraphModule) -> Callable:
+    """Machine code, entered without guards: `_Traced` knows that the kind is right.
+
+    On a CPU the calls between the kernels are compiled as well.  Beside convolutions that saves nothing, and some of
+    the operations around them can only be called from Python.
+    """
+    nodes = program.graph.nodes
+    small = not any(node.target is torch.ops.aten.convolution.default for node in nodes)
+    on_cpu = all(node.meta["val"].device.type == "cpu" for node in nodes if node.op == "placeholder")
+    options = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "cpp_wrapper": small and on_cpu}
+    return torch.compile(program, options=options)
