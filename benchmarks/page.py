@@ -19,7 +19,7 @@ PAGE, README, FIGURES = ROOT / "book" / "speed.md", ROOT / "README.md", ROOT / "
 PEERS = ("higher", "torchopt", "learn2learn", "jax")
 OURS = {
     "metabook": "metabook",
-    "metabook + reuse_memory": "kept memory",
+    "metabook + reuse_memory": "kept",
     "metabook traced": "traced",
     "metabook compiled": "compiled",
 }
@@ -78,7 +78,7 @@ def speedup(row: dict, name: str) -> float | None:
 def training_table(results: dict, only: tuple[str, ...] | None = None) -> str:
     """Speed as multiples of the loop, one line per workload that trains."""
     lines = [
-        _cells("workload", "loop, tasks/s", *PEERS, *OURS.values()),
+        _cells("workload", "loop, tasks/s", *OURS.values(), *PEERS),
         _cells("---", *["---:"] * (1 + len(PEERS) + len(OURS))),
     ]
     for row in results["rows"]:
@@ -87,7 +87,7 @@ def training_table(results: dict, only: tuple[str, ...] | None = None) -> str:
             continue
         peers = [_times(speedup(row, peer)) for peer in PEERS]
         ours = [f"**{_times(speedup(row, one))}**" if speedup(row, one) else "" for one in OURS]
-        lines.append(_cells(name, f"{row['results']['loop']['tasks_per_second']:.3g}", *peers, *ours))
+        lines.append(_cells(name, _rate(row["results"]["loop"]["tasks_per_second"]), *ours, *peers))
     return "\n".join(lines)
 
 
@@ -96,8 +96,8 @@ def evaluation_table(results: dict) -> str:
     lines = [_cells("workload", "loop, tasks/s", "metabook"), _cells("---", "---:", "---:")]
     for row in results["rows"]:
         if row["workload"]["method"] == "evaluation":
-            loop = row["results"]["loop"]["tasks_per_second"]
-            lines.append(_cells(row["workload"]["name"], f"{loop:,.3g}", f"**{_times(speedup(row, 'metabook'))}**"))
+            loop = _rate(row["results"]["loop"]["tasks_per_second"])
+            lines.append(_cells(row["workload"]["name"], loop, f"**{_times(speedup(row, 'metabook'))}**"))
     return "\n".join(lines)
 
 
@@ -193,6 +193,10 @@ def draw_memory(results: dict, path: Path) -> None:
 
 def _cells(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def _rate(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
 
 
 def _times(ratio: float | None) -> str:
