@@ -44,3 +44,11 @@ def images(classes=12, per_class=6, groups=3, size=8, seed=0, name="random"):
         group_names=tuple(f"group {g}" for g in range(groups)),
         name=name,
     )
+
+
+def table(rows=60, columns=4, classes=3, seed=0, device="cpu"):
+    """Classes by the largest of three noisy columns, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    noise = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+    return x.to(device), (x[:, :classes] + 0.3 * noise).argmax(-1).to(device)

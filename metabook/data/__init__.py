@@ -1,4 +1,4 @@
-"""Where examples come from: Glyphs (always at hand), Omniglot, MNIST and the digits of scikit-learn.
+"""Where examples come from: Glyphs (always at hand), Omniglot, MNIST, the tables of PMLB, the digits of scikit-learn.
 
 Files are looked for in the folder METABOOK_DATA, then in the cache, then downloaded from their official address and
 verified.  `python -m metabook.data` lists what exists and where it lies; `characters` takes Omniglot where it can be
@@ -11,6 +11,7 @@ from metabook.data.glyphs import load_glyphs
 from metabook.data.local import available, characters
 from metabook.data.mnist import load_mnist
 from metabook.data.omniglot import load_omniglot, omniglot_oneshot_runs
+from metabook.data.pmlb import load_pmlb, pmlb_index
 from metabook.data.store import DataNotFound
 
 __all__ = [
@@ -22,5 +23,7 @@ __all__ = [
     "load_glyphs",
     "load_mnist",
     "load_omniglot",
+    "load_pmlb",
     "omniglot_oneshot_runs",
+    "pmlb_index",
 ]

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from metabook.data import load_mnist, load_omniglot, omniglot_oneshot_runs, store
+from metabook.data import load_mnist, load_omniglot, load_pmlb, omniglot_oneshot_runs, pmlb_index, store
 from metabook.data.local import available
 from metabook.data.omniglot_files import PACKED, ZIPS
+from metabook.data.pmlb import FOLDER, local_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,11 +52,13 @@ def place(name: str) -> str:
     if not available(name):
         return f"absent: python -m metabook.data fetch {name}"
     folders = list(dict.fromkeys(path.parent for path in _files(name)))
-    cached = store.cache_folder() / name
+    cached = store.cache_folder() / (FOLDER if name == "pmlb" else name)
     return "in " + " and ".join(f"{f} ({'cache' if f == cached else store.VARIABLE})" for f in folders)
 
 
 def _files(name: str) -> list[Path]:
+    if name == "pmlb":
+        return local_tables()
     packed = [file for file, _, _ in PACKED.values()] if name == "omniglot" else []
     packed = [path for path in (store.locate(name, file) for file in packed) if path]
     official = [file.name for file in store.sources(name) if not (packed and file.name in ZIPS)]
@@ -63,7 +66,8 @@ def _files(name: str) -> list[Path]:
 
 
 def _size(name: str) -> str:
-    official = sum(file.size for file in store.sources(name))
+    tables = pmlb_index().values() if name == "pmlb" else []
+    official = sum(file.size for file in [*store.sources(name), *tables])
     if not official:
         return "no files of its own"
     if not available(name):
@@ -80,6 +84,9 @@ def _fetch(name: str) -> int:
         elif name == "mnist":
             for split in ("train", "test"):
                 load_mnist(split)
+        elif name == "pmlb":
+            for table in pmlb_index():
+                load_pmlb(table)
     except (OSError, ValueError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ from metabook.data import omniglot_files, store
 from metabook.data.dataset import Dataset
 from metabook.data.glyphs import load_glyphs
 from metabook.data.omniglot import load_omniglot
+from metabook.data.pmlb import local_tables, pmlb_index
 from metabook.data.store import DataNotFound
 
 
@@ -15,7 +16,7 @@ def available(name: str) -> bool:
     """Whether a data set can be loaded without a download (its files are looked for, not verified).
 
     Args:
-        name: "glyphs", "digits", "omniglot" or "mnist".
+        name: "glyphs", "digits", "omniglot", "mnist" or "pmlb" (all of its tables).
 
     Raises:
         ValueError: no data set of that name.
@@ -23,6 +24,8 @@ def available(name: str) -> bool:
     files = store.sources(name)
     if name == "omniglot":
         return omniglot_files.local()
+    if name == "pmlb":
+        return len(local_tables()) == len(pmlb_index())
     if files:
         return all(store.locate(name, file.name) for file in files)
     return find_spec(store.catalogue()[name]["comes_with"]) is not None

@@ -112,7 +112,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 def test_the_table_of_sources_is_complete():
     for name, entry in store.catalogue().items():
-        assert entry["title"] and entry["licence"] and ("comes_with" in entry) != bool(entry["files"])
+        assert entry["title"] and entry["licence"]
+        assert ("comes_with" in entry) + ("index" in entry) + bool(entry["files"]) == 1
         for source in store.sources(name):
             assert source.url.startswith("https://") and source.url.endswith("/" + source.name) and source.size > 0
             lengths = {"sha256": 64, "md5": 32, "git_blob_sha1": 40}
