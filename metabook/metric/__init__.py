@@ -1,5 +1,15 @@
 """Metric-based methods: what is learned is a space in which classes are easy to tell apart."""
 
+from metabook.metric.closed_form_heads import R2D2, MetaOptNetSVM
+from metabook.metric.matching_networks import MatchingNetwork, SiameseNetwork
 from metabook.metric.prototypical_networks import PrototypicalNetwork
+from metabook.metric.relation_networks import RelationNetwork
 
-__all__ = ["PrototypicalNetwork"]
+__all__ = [
+    "MatchingNetwork",
+    "MetaOptNetSVM",
+    "PrototypicalNetwork",
+    "R2D2",
+    "RelationNetwork",
+    "SiameseNetwork",
+]

@@ -56,7 +56,8 @@ def test_a_chapter_lies_in_a_part_of_the_library(path):
         assert (LIBRARY / part).is_dir()
 
 
-AHEAD = {"feature_reuse"}  # the library has these methods, their chapters are being written
+# the library has these methods, their chapters are being written
+AHEAD = {"closed_form_heads", "matching_networks", "relation_networks"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
