@@ -74,7 +74,6 @@ class NearestNeighbour(Learner):
     """
 
     def __init__(self, ways: int) -> None:
-        check_counts(ways=ways)
         super().__init__(ways)
 
     def adapt(self, support: Set) -> Set:

@@ -66,7 +66,7 @@ def check_episode(episode: Episode, ways: int | None = None, device: torch.devic
 
     Args:
         episode: batch of tasks, task dimension first.
-        ways: number of classes; labels must lie in 0..ways-1.
+        ways: number of classes; targets must be labels in 0..ways-1.  None allows values as well.
         device: where the learner's parameters live.
     """
     for name, part in zip(("support", "query"), episode, strict=True):
@@ -118,6 +118,8 @@ def _check_set(name: str, part: Set, ways: int | None) -> None:
             raise ValueError(f"class labels in {name}.y need shape (tasks, examples), got {tuple(y.shape)}")
         if ways is not None and y.device.type == "cpu":
             check_labels(y, ways, f"{name}.y")
+    elif ways is not None:
+        raise ValueError(f"{name}.y holds values ({y.dtype}), but the learner needs int64 labels of {ways} classes")
     elif y.ndim < 3:
         raise ValueError(
             f"values in {name}.y need shape (tasks, examples, outputs), got {tuple(y.shape)}; "

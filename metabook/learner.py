@@ -50,7 +50,12 @@ class Learner(nn.Module, ABC):
         Args:
             ways: the most classes the learner can tell apart; None if its network or a regression decides.
             loss: of the outer loop, `(prediction, y) -> scalar`.
+
+        Raises:
+            ValueError: fewer than two ways.
         """
+        if ways is not None and ways < 2:
+            raise ValueError(f"a classifier needs at least 2 ways, got {ways}")
         super().__init__()
         self.ways, self.loss = ways, loss
 

@@ -101,8 +101,8 @@ def test_pretraining_follows_its_schedule():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="ways must be a positive integer, got 0"):
-        NearestNeighbour(0)
+    with pytest.raises(ValueError, match="at least 2 ways, got 1"):
+        NearestNeighbour(1)
     with pytest.raises(ValueError, match="cannot be negative, got 0.01 and -1"):
         FineTuning(nn.Linear(1, 1), inner_steps=-1)
     with pytest.raises(ValueError, match="steps must be a positive integer, got 0"):

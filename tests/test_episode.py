@@ -41,7 +41,7 @@ def test_good_episodes_pass():
         ),
         (
             lambda e: replaced(e, "query", y=e.query.y.double()),
-            r"need shape \(tasks, examples, outputs\), got \(3, 6\)",
+            r"query.y holds values \(torch.float64\), but the learner needs int64 labels of 3 classes",
         ),
         (
             lambda e: replaced(e, "query", x=e.query.x.float()),
@@ -78,3 +78,10 @@ def test_to_keeps_labels_integer(device):
     moved = classification().to(device, torch.float32)
     assert moved.support.x.dtype == torch.float32 and moved.support.y.dtype == torch.int64
     assert moved.query.y.device.type == device.type
+
+
+def test_values_without_a_dimension_of_outputs_are_refused():
+    episode = classification()
+    values = Episode(*(Set(part.x, part.y.double()) for part in episode))
+    with pytest.raises(ValueError, match=r"need shape \(tasks, examples, outputs\), got \(3, 6\)"):
+        check_episode(values)

@@ -203,7 +203,7 @@ class R2D2(Learner):
     def __init__(
         self, encoder: nn.Module, ways: int, regularization: float = 1.0, scale: float = 1.0, bias: float = 0.0
     ) -> None:
-        _check(ways, regularization=regularization, scale=scale)
+        _check(regularization=regularization, scale=scale)
         if not math.isfinite(bias):
             raise ValueError(f"bias must be finite, got {bias}")
         super().__init__(ways)
@@ -243,7 +243,7 @@ class MetaOptNetSVM(Learner):
     """
 
     def __init__(self, encoder: nn.Module, ways: int, C: float = 0.1, scale: float = 1.0) -> None:
-        _check(ways, C=C, scale=scale)
+        _check(C=C, scale=scale)
         super().__init__(ways)
         self.encoder, self.C = encoder, C
         self.scale = nn.Parameter(torch.tensor(float(scale)))
@@ -259,9 +259,7 @@ class MetaOptNetSVM(Learner):
         return torch.where(state.present, self.scale * self.encoder(x) @ state.weights, -torch.inf)
 
 
-def _check(ways: int, **positive: float) -> None:
-    if ways < 2:
-        raise ValueError(f"a classifier needs at least 2 ways, got {ways}")
+def _check(**positive: float) -> None:
     for name, value in positive.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")

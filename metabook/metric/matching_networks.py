@@ -136,8 +136,6 @@ class SiameseNetwork(Learner):
     """
 
     def __init__(self, encoder: nn.Module, ways: int, comparison: Contrastive | Verification) -> None:
-        if ways < 2:
-            raise ValueError(f"a classifier needs at least 2 ways, got {ways}")
         super().__init__(ways)
         self.encoder, self.comparison = encoder, comparison
 
@@ -265,8 +263,6 @@ class MatchingNetwork(Learner):
         scale: float = 1.0,
         learn_scale: bool = False,
     ) -> None:
-        if ways < 2:
-            raise ValueError(f"a classifier needs at least 2 ways, got {ways}")
         if not 0 < scale < math.inf:
             raise ValueError(f"scale must be positive and finite, got {scale}")
         super().__init__(ways)

@@ -57,8 +57,6 @@ class PrototypicalNetwork(Learner):
     """
 
     def __init__(self, encoder: nn.Module, ways: int) -> None:
-        if ways < 2:
-            raise ValueError(f"a classifier needs at least 2 ways, got {ways}")
         super().__init__(ways)
         self.encoder = encoder
 

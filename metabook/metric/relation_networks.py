@@ -65,8 +65,6 @@ class RelationNetwork(Learner):
     """
 
     def __init__(self, encoder: nn.Module, relation: nn.Module, ways: int, rule: str = "summed embeddings") -> None:
-        if ways < 2:
-            raise ValueError(f"a classifier needs at least 2 ways, got {ways}")
         if rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
         super().__init__(ways)
