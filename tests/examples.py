@@ -52,3 +52,20 @@ def table(rows=60, columns=4, classes=3, seed=0, device="cpu"):
     x = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
     noise = torch.randn(rows, classes, generator=generator, dtype=torch.float64)
     return x.to(device), (x[:, :classes] + 0.3 * noise).argmax(-1).to(device)
+
+
+def slopes(learner, episode, step):
+    """Of the meta-loss along a random direction of all parameters: by finite differences and by its gradient."""
+    learner.meta_loss(episode).backward()
+    parameters = list(learner.parameters())
+    direction = [torch.randn_like(p) for p in parameters]
+    exact = sum((p.grad * d).sum() for p, d in zip(parameters, direction, strict=True))
+
+    @torch.no_grad()
+    def loss_at(distance):
+        torch._foreach_add_(parameters, direction, alpha=distance)
+        loss = learner.meta_loss(episode)
+        torch._foreach_add_(parameters, direction, alpha=-distance)
+        return loss
+
+    return (loss_at(step) - loss_at(-step)) / (2 * step), exact

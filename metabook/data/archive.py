@@ -1,7 +1,8 @@
-"""Reading a zip file that may be hostile, without ever writing what is in it to disk."""
+"""Reading packed files that may be hostile, without ever writing what is in them to disk."""
 
 from __future__ import annotations
 
+import gzip
 import stat
 import zipfile
 import zlib
@@ -11,6 +12,26 @@ from pathlib import Path, PurePosixPath
 MEMBERS = 50_000
 TOTAL_BYTES = 1 << 28
 RATIO = 1000
+
+
+def read_gzip(path: Path, most: int) -> bytes:
+    """What is in a gzip file.
+
+    Args:
+        path: the file.
+        most: most bytes it may unpack to.
+
+    Raises:
+        ValueError: not such a file, a damaged one, or a larger one.
+    """
+    try:
+        with gzip.open(path) as file:
+            content = file.read(most + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as a gzip file: {error}") from error
+    if len(content) > most:
+        raise ValueError(f"{path} unpacks to more than {most:,} bytes; it is refused")
+    return content
 
 
 def read_zip(

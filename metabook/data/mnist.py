@@ -6,15 +6,14 @@ of the IEEE 86 (1998) 2278-2324.
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from metabook.data import store
+from metabook.data.archive import read_gzip
 from metabook.data.dataset import Dataset
 
 PREFIX = {"train": "train", "test": "t10k"}
@@ -63,13 +62,7 @@ def read_idx(path: Path, most: int = 1 << 27) -> np.ndarray:
     Raises:
         ValueError: not such a file, a damaged one, or a larger one.
     """
-    try:
-        with gzip.open(path) as file:
-            content = file.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a gzip file: {error}") from error
-    if len(content) > most:
-        raise ValueError(f"{path} unpacks to more than {most:,} bytes; it is refused")
+    content = read_gzip(path, most)
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes: it starts with {content[:4].hex()}")
     start = 4 + 4 * content[3]

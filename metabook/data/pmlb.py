@@ -11,8 +11,6 @@ set without a download.
 from __future__ import annotations
 
 import csv
-import gzip
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ import torch
 from torch import Tensor
 
 from metabook.data import store
-from metabook.data.download import download as transfer
+from metabook.data.archive import read_gzip
 
 COMMIT = "7c1f4bdc00136dc2e55c87fa6b8ba6e8af6d1a68"
 ADDRESS = f"https://github.com/EpistasisLab/pmlb/raw/{COMMIT}/datasets"
@@ -90,7 +88,8 @@ def load_pmlb(name: str, *, download: bool = True) -> Table:
     if name not in known:
         raise ValueError(f"PMLB has no set {name!r} here; pmlb_index() lists the {len(known)} there are")
     facts = known[name]
-    table = read_table(_file(name, facts, download), name)
+    source = store.Source(FOLDER, f"{name}.tsv.gz", f"{ADDRESS}/{name}/{name}.tsv.gz", facts.size, facts.checksums)
+    table = read_table(store.fetched(source, download), name)
     shape = (*table.x.shape, table.classes)
     if shape != (facts.rows, facts.columns, facts.classes):
         raise ValueError(f"{name} has (rows, columns, classes) {shape} instead of {facts[:3]}; the index is wrong")
@@ -116,13 +115,7 @@ def read_table(path: Path, name: str, most: int = 1 << 26) -> Table:
     Raises:
         ValueError: not such a file, a damaged one, or a larger one.
     """
-    try:
-        with gzip.open(path) as file:
-            content = file.read(most + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as a gzip file: {error}") from error
-    if len(content) > most:
-        raise ValueError(f"{path} unpacks to more than {most:,} bytes; it is refused")
+    content = read_gzip(path, most)
     lines = content.decode("utf-8", errors="replace").splitlines()
     header = lines[0].split("\t") if lines else []
     if "target" not in header:
@@ -147,20 +140,3 @@ def read_table(path: Path, name: str, most: int = 1 << 26) -> Table:
 
 def _number(word: str) -> float:
     return float("nan") if word in MISSING else float(word)
-
-
-def _file(name: str, facts: Facts, download: bool) -> Path:
-    """The verified file, looked for and downloaded as `store.get` does."""
-    source = store.Source(FOLDER, f"{name}.tsv.gz", f"{ADDRESS}/{name}/{name}.tsv.gz", facts.size, facts.checksums)
-    cached = store.cache_folder() / FOLDER / source.name
-    path = store.locate(FOLDER, source.name)
-    if path is not None:
-        wrong = store.problem(source, path)
-        if wrong is None:
-            return path
-        if path != cached:
-            raise ValueError(f"{path} is not the official file: {wrong}; replace it or unset {store.VARIABLE}")
-        path.unlink(missing_ok=True)
-    if not download:
-        raise store.absent(source, "it may not be downloaded here (download=False)")
-    return transfer(source, cached.parent)

@@ -91,17 +91,27 @@ def problem(source: Source, path: Path) -> str | None:
 
 
 def get(dataset: str, name: str, download: bool = True) -> Path:
+    """The path of an official file of the catalogue, as `fetched` gives it.
+
+    Raises:
+        ValueError: the data set has no such file, or as in `fetched`.
+        DataNotFound: as in `fetched`.
+    """
+    source = next((s for s in sources(dataset) if s.name == name), None)
+    if source is None:
+        raise ValueError(f"{dataset} has no file {name!r}; it has {', '.join(s.name for s in sources(dataset))}")
+    return fetched(source, download)
+
+
+def fetched(source: Source, download: bool = True) -> Path:
     """The path of an official file whose size and checksum were verified; downloaded if need be.
 
     Raises:
         DataNotFound: it is not on this machine and cannot, or may not, be downloaded.
         ValueError: the copy in METABOOK_DATA is damaged (a damaged copy in the cache is thrown away instead).
     """
-    source = next((s for s in sources(dataset) if s.name == name), None)
-    if source is None:
-        raise ValueError(f"{dataset} has no file {name!r}; it has {', '.join(s.name for s in sources(dataset))}")
-    cached = cache_folder() / dataset / name
-    path = locate(dataset, name)
+    cached = cache_folder() / source.dataset / source.name
+    path = locate(source.dataset, source.name)
     if path is not None:
         wrong = problem(source, path)
         if wrong is None:

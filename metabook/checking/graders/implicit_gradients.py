@@ -5,15 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metabook.checking._examples import bowl
 from metabook.checking.compare import one_of, same_function
-
-
-def _bowl(features: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Start, centre and Hessian of one bowl, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    start, centre = torch.randn(2, features, generator=generator, dtype=torch.float64)
-    root = torch.randn(features, features, generator=generator, dtype=torch.float64)
-    return start, centre, root @ root.T / features + 0.2 * torch.eye(features, dtype=torch.float64)
 
 
 def _meta_gradient(
@@ -38,7 +31,7 @@ def _richardson(A: Tensor, b: Tensor, rate: float, steps: int, sign: int = 1, st
 
 
 def _system(features: int, seed: int) -> tuple[Tensor, Tensor]:
-    start, _, hessian = _bowl(features, seed)
+    start, _, hessian = bowl(features, seed)
     return hessian, start
 
 
@@ -89,7 +82,7 @@ def strong_pull(answer: Any) -> None:
 
 def closed_form(answer: Any) -> None:
     """R H R (start - centre): once because the solution is nearer to the centre, once because it moves less."""
-    cases = [(*_bowl(n, seed=n), strength) for n, strength in ((2, 0.5), (3, 2.0), (4, 0.1))]
+    cases = [(*bowl(n, seed=n), strength) for n, strength in ((2, 0.5), (3, 2.0), (4, 0.1))]
     same_function(answer, _closed_form, cases, wrong=WRONG["closed_form"])
 
 

@@ -5,15 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metabook.checking._examples import bowl
 from metabook.checking.compare import one_of, same_function
-
-
-def _bowl(features: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Start, centre and Hessian of one bowl, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    start, centre = torch.randn(2, features, generator=generator, dtype=torch.float64)
-    root = torch.randn(features, features, generator=generator, dtype=torch.float64)
-    return start, centre, root @ root.T / features + 0.2 * torch.eye(features, dtype=torch.float64)
 
 
 def _meta_gradient(
@@ -78,11 +71,11 @@ def zero_rate(answer: Any) -> None:
 
 def closed_form(answer: Any) -> None:
     """P^k H P^k (start - centre): each step shrinks the distance and, once more, the gradient."""
-    cases = [(*_bowl(n, seed=n), lr, steps) for n, lr, steps in ((2, 0.3, 2), (3, 0.2, 3), (4, 0.1, 0), (2, 0.5, 1))]
+    cases = [(*bowl(n, seed=n), lr, steps) for n, lr, steps in ((2, 0.3, 2), (3, 0.2, 3), (4, 0.1, 0), (2, 0.5, 1))]
     same_function(answer, _closed_form, cases, wrong=WRONG["closed_form"])
 
 
 def first_order(answer: Any) -> None:
     """the query gradient after the step, H P (start - centre), taken as if the step moved with the start."""
-    cases = [(*_bowl(n, seed=n), lr) for n, lr in ((2, 0.3), (3, 0.2), (5, 0.5))]
+    cases = [(*bowl(n, seed=n), lr) for n, lr in ((2, 0.3), (3, 0.2), (5, 0.5))]
     same_function(answer, _first_order, cases, wrong=WRONG["first_order"])

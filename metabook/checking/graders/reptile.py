@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metabook.checking._examples import bowl
 from metabook.checking.compare import one_of, same_function
 
 Pair = tuple[float, float]
@@ -26,14 +27,6 @@ def _fomaml(k: int) -> Pair:
 
 def _reptile(k: int) -> Pair:
     return k, k * (k - 1) / 2
-
-
-def _bowl(features: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Start, centre and Hessian of one bowl, in float64."""
-    generator = torch.Generator().manual_seed(seed)
-    start, centre = torch.randn(2, features, generator=generator, dtype=torch.float64)
-    root = torch.randn(features, features, generator=generator, dtype=torch.float64)
-    return start, centre, root @ root.T / features + 0.2 * torch.eye(features, dtype=torch.float64)
 
 
 def _update(start: Tensor, centre: Tensor, hessian: Tensor, inner_lr: float, steps: int) -> Tensor:
@@ -111,5 +104,5 @@ def coefficients(answer: Any) -> None:
 
 def closed_form(answer: Any) -> None:
     """(I - P^k) (start - centre): the way that k steps have gone, backwards."""
-    cases = [(*_bowl(n, seed=n), lr, steps) for n, lr, steps in ((2, 0.3, 2), (3, 0.2, 3), (4, 0.1, 5), (2, 0.5, 1))]
+    cases = [(*bowl(n, seed=n), lr, steps) for n, lr, steps in ((2, 0.3, 2), (3, 0.2, 3), (4, 0.1, 5), (2, 0.5, 1))]
     same_function(answer, _update, cases, wrong=WRONG["closed_form"])
