@@ -22,7 +22,13 @@ SPLITS = {
     "train": ("train",),
     "validation": ("validation",),
     "test": ("test",),
+    "vinyals background": ("train", "validation"),
+    "vinyals train": ("train",),
+    "vinyals validation": ("validation",),
+    "vinyals test": ("test",),
 }
+VINYALS_VALIDATION = {"Armenian", "Bengali", "Early_Aramaic", "Hebrew", "Mkhedruli_(Georgian)"}
+VINYALS_BACKGROUND = 1200  # characters, in the order of their numbers
 
 
 def alphabets() -> list[tuple[str, str, int]]:
@@ -36,13 +42,25 @@ def alphabets() -> list[tuple[str, str, int]]:
     return [(name, split, count) for name, split, count in table]
 
 
+def vinyals_parts() -> list[str]:
+    """Part of each of the 1,623 characters, by its number, in the split of O. Vinyals et al. (NeurIPS 2016).
+
+    Papers call it a random split of the characters.  Its lists, as J. Snell published them, are the first 1,200
+    characters for training, of which five whole alphabets are the validation, and the other 423 for the test: one
+    alphabet, Gurmukhi, is on both sides.
+    """
+    inside = ["validation" if name in VINYALS_VALIDATION else "train" for name, _, n in alphabets() for _ in range(n)]
+    return [part if c < VINYALS_BACKGROUND else "test" for c, part in enumerate(inside)]
+
+
 def load_omniglot(size: int = 28, split: str = "background", *, download: bool = True) -> Dataset:
     """All drawings of a split, in the order character, drawer.
 
     Args:
         size: 28, the exact area average, or 105, the original pixels (0 or 255).
         split: "background" or "evaluation" (Lake's, by alphabet), "all"; or background's two parts "train" and
-            "validation", and "test", another name of "evaluation".
+            "validation", and "test", another name of "evaluation".  Most published results are on the split of Vinyals
+            et al.: "vinyals background" and its parts "vinyals train" and "vinyals validation", and "vinyals test".
         download: fetch the official files (16 MB) when they are not on this machine.
 
     Returns:
@@ -58,8 +76,10 @@ def load_omniglot(size: int = 28, split: str = "background", *, download: bool =
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     table = alphabets()
     group = torch.tensor([g for g, (_, _, count) in enumerate(table) for _ in range(count)])  # (1623,)
-    wanted = torch.tensor([g for g, (_, part, _) in enumerate(table) if part in SPLITS[split]])
-    mask = torch.isin(group, wanted)
+    lakes = [part for _, part, count in table for _ in range(count)]
+    parts = vinyals_parts() if split.startswith("vinyals") else lakes
+    mask = torch.tensor([part in SPLITS[split] for part in parts])
+    wanted = group[mask].unique()
     images = files.images(size, mask.numpy(), download)  # (classes, 20, size, size)
     classes, drawers = images.shape[:2]
     named = [f"{name} {c + 1}" for name, _, count in table for c in range(count)]

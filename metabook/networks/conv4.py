@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from metabook.networks.conv2d import conv2d
 from metabook.networks.max_pool import max_pool
-from metabook.networks.norm import Norm, moments, normalise
+from metabook.networks.norm import Norm, normalise
 
 
 class Block(nn.Module):
@@ -35,7 +35,8 @@ class Block(nn.Module):
         scale, shift = self.norm.weight, self.norm.bias
         rising = torch.where(scale < 0, -1.0, 1.0).to(scale)  # a channel that a negative scale would turn round, turned
         x = conv2d(x, self.weight * rising[:, None, None, None])
-        return normalise(max_pool(x), *moments(x), scale * rising, shift, self.norm.eps).relu()
+        mean, var = self.norm.statistics(x, rising)
+        return normalise(max_pool(x), mean, var, scale * rising, shift, self.norm.eps).relu()
 
 
 def conv4(

@@ -8,7 +8,7 @@ import torch
 
 from metabook import data
 from metabook.data import store
-from metabook.data.omniglot import alphabets
+from metabook.data.omniglot import alphabets, vinyals_parts
 
 
 def companion(name):
@@ -39,9 +39,30 @@ def test_the_table_agrees_with_the_official_classes():
         assert row["split"] == ("evaluation" if split == "test" else "background")
 
 
+def test_the_split_of_vinyals_agrees_with_the_published_lists():
+    short = {"train": "train", "validation": "val", "test": "test"}
+    rows = companion("vinyals_split.csv")
+    assert [row["split"] for row in rows] == [short[part] for part in vinyals_parts()]
+
+
+def test_vinyals_test_shares_one_alphabet_with_its_training(omniglot):
+    inside, outside = (set(data.load_omniglot(split=f"vinyals {part}").group_names) for part in ("background", "test"))
+    assert inside & outside == {"Gurmukhi"}
+
+
 @pytest.mark.parametrize(
     ("split", "classes", "groups"),
-    [("background", 964, 30), ("evaluation", 659, 20), ("all", 1623, 50), ("train", 787, 25), ("validation", 177, 5)],
+    [
+        ("background", 964, 30),
+        ("evaluation", 659, 20),
+        ("all", 1623, 50),
+        ("train", 787, 25),
+        ("validation", 177, 5),
+        ("vinyals background", 1200, 38),
+        ("vinyals train", 1028, 33),
+        ("vinyals validation", 172, 5),
+        ("vinyals test", 423, 13),
+    ],
 )
 def test_splits(omniglot, split, classes, groups):
     dataset = data.load_omniglot(split=split)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, vmap
 
-from metabook.networks import Norm, moments, normalise
+from metabook.networks import Norm, conv4, fix_statistics, moments, normalise
 
 
 def draw(*shape, device="cpu"):
@@ -109,3 +109,72 @@ def test_torch_norms_are_still_wrong_under_vmap_and_ours_is_right(name):
 def test_groups_must_divide_the_channels():
     with pytest.raises(ValueError, match="got 3 groups for 4 channels"):
         Norm(4, groups=3)
+
+
+def signed_encoder(device):
+    """A Conv4 whose scales are of both signs: blocks turn the channels of the negative ones round."""
+    network = conv4(channels=6).double().to(device)
+    for module in network.modules():
+        if isinstance(module, Norm):
+            randomised(module)
+    return network
+
+
+def test_fixed_statistics_of_one_batch_change_nothing_for_that_batch(device):
+    network, x = signed_encoder(device), draw(9, 1, 28, 28, device=device)
+    expected = network(x)
+    with fix_statistics(network):
+        network(x)
+    torch.testing.assert_close(network(x), expected)
+
+
+def test_fixed_statistics_are_the_average_over_the_calls(device):
+    norm, batches = randomised(Norm(4)).to(device), draw(3, 5, 4, 6, 6, device=device)
+    with fix_statistics(norm):
+        for x in batches:
+            norm(x)
+    mean, var = (torch.stack(parts).mean(0) for parts in zip(*map(moments, batches), strict=True))
+    x = draw(2, 4, 6, 6, device=device)
+    expected = F.batch_norm(x, mean, var, norm.weight, norm.bias, training=False)
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_with_fixed_statistics_no_example_depends_on_the_others(device):
+    network, x = signed_encoder(device), draw(9, 1, 28, 28, device=device)
+    assert not torch.allclose(network(x)[:4], network(x[:4]))
+    with fix_statistics(network):
+        network(x)
+    torch.testing.assert_close(network(x)[:4], network(x[:4]))
+    many = vmap(network)(x[:, None])
+    torch.testing.assert_close(many[:, 0], network(x))
+
+
+def test_fixed_statistics_follow_a_scale_that_changes_its_sign(device):
+    network, x = signed_encoder(device), draw(9, 1, 28, 28, device=device)
+    with fix_statistics(network):
+        network(x)
+    first = next(module for module in network.modules() if isinstance(module, Norm))
+    mean, var = first.fixed
+    with torch.no_grad():
+        first.weight.neg_()
+    block = network[0]
+    pre = F.conv2d(x, block.weight, padding=1)
+    y = F.batch_norm(pre, mean, var, first.weight, first.bias, training=False)
+    torch.testing.assert_close(block(x), F.max_pool2d(y, 2).relu())
+
+
+@pytest.mark.parametrize(
+    "network, message",
+    [(Norm(4, groups=2), "nothing to fix"), (torch.nn.Linear(3, 3), "nothing to fix"), (Norm(4), "saw no batch")],
+)
+def test_statistics_that_cannot_be_fixed_are_refused(network, message):
+    with pytest.raises(ValueError, match=message), fix_statistics(network):
+        pass
+
+
+def test_a_block_that_fails_leaves_the_network_as_it_was():
+    norm = Norm(4)
+    with pytest.raises(RuntimeError, match="mine"), fix_statistics(norm):
+        norm(torch.randn(2, 4, 3, 3))
+        raise RuntimeError("mine")
+    assert norm.uses_batch_statistics and norm.seen is None
