@@ -1,0 +1,190 @@
+"""Train one method on Omniglot at full length and test it: `python experiments/omniglot.py prototypical --shots 1`.
+
+One run for each published setting: a method, 1 or 5 shots and, where the network's size depends on it, 5 or 20 ways.
+Methods that take any number of ways are trained once and tested with 5 and with 20.
+
+`--split vinyals`, the default, is the protocol of most published results: the split of Vinyals et al., every character
+turned by quarters counting as four classes, in training and in the test.  `--split lake` tests on the 20 alphabets
+that Lake's split holds out, as the chapters do, and on the official 20 one-shot runs; training uses turned characters.
+
+A run that was stopped goes on where it was when the same command is given again.  The result is a JSON file with the
+protocol, the seed, the device, the time, the versions and the right answers in every test task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+import metabook
+from metabook import MAML, Learner, PrototypicalNetwork, Reptile, evaluate, meta_train
+from metabook.data import load_omniglot, omniglot_oneshot_runs, store
+from metabook.full_scale import Run, Test
+from metabook.full_scale.runs import FOLDER
+from metabook.metric import R2D2, MatchingNetwork, MetaOptNetSVM, RelationNetwork
+from metabook.metric.relation_networks import relation_encoder, relation_module
+from metabook.networks import conv4, fix_statistics
+from metabook.tasks import FewShot
+
+TEST_QUERIES = 15  # of each class
+TEST_SEED = 1  # the chapters' test episodes have it too
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is trained here.
+
+    learner: makes it for a number of ways.
+    ways: of a training episode; None for those of the test.
+    queries: of each class in training.
+    """
+
+    name: str
+    learner: Callable[[int], Learner]
+    ways: int | None
+    queries: int
+    meta_batch: int
+    steps: int
+    lr: float
+
+
+def _encoder() -> nn.Module:
+    return conv4(outputs=None)
+
+
+def _relation(ways: int) -> Learner:
+    return RelationNetwork(relation_encoder(norm="group"), relation_module(norm="group"), ways)
+
+
+METHODS = {
+    "matching": Method("Matching network", lambda n: MatchingNetwork(_encoder(), n, scale=10.0), 20, 5, 4, 6000, 2e-3),
+    "prototypical": Method("Prototypical network", lambda n: PrototypicalNetwork(_encoder(), n), 60, 5, 1, 4000, 2e-3),
+    "relation": Method("Relation network", _relation, None, 10, 1, 20000, 1e-3),
+    "r2d2": Method("R2-D2", lambda n: R2D2(_encoder(), n, scale=10.0), 20, 5, 4, 6000, 2e-3),
+    "svm": Method("MetaOptNet-SVM", lambda n: MetaOptNetSVM(_encoder(), n, scale=10.0), 5, 10, 4, 6000, 2e-3),
+    "maml": Method("MAML", lambda n: MAML(conv4(outputs=n), inner_lr=0.4, inner_steps=1), None, 15, 8, 8000, 1e-3),
+    "reptile": Method("Reptile", lambda n: Reptile(conv4(outputs=n), inner_lr=0.1), None, 5, 5, 20000, 1e-3),
+}
+
+
+def train(method: Method, options: argparse.Namespace, checkpoint: Path) -> tuple[Learner, float, dict]:
+    """Train a learner, going on from its checkpoint: it, the seconds of its steps, and what was done in numbers."""
+    torch.manual_seed(options.seed)
+    ways, steps = method.ways or options.ways, options.steps or method.steps
+    learner = method.learner(ways).to(options.device)
+    characters = load_omniglot(split="vinyals background" if options.split == "vinyals" else "background")
+    counts = {"ways": ways, "shots": options.shots, "queries": method.queries}
+    tasks = FewShot(characters, **counts, rotations=True, device=options.device)
+    optimizer = torch.optim.Adam(learner.parameters(), method.lr)
+    history = meta_train(
+        learner, tasks, steps=steps, optimizer=optimizer, meta_batch=method.meta_batch, seed=options.seed,
+        scheduler=OneCycleLR(optimizer, method.lr, total_steps=steps), mode=options.mode, checkpoint=checkpoint,
+        checkpoint_every=200,
+    )  # fmt: skip
+    seconds = sum(method.meta_batch / speed for speed in history.tasks_per_second)
+    done = {
+        **counts, "meta_batch": method.meta_batch, "steps": steps, "lr": method.lr, "schedule": "OneCycle",
+        "rotations": True, "parameters": sum(p.numel() for p in learner.parameters()),
+    }  # fmt: skip
+    return learner, seconds, done
+
+
+def test(learner: Learner, method: Method, options: argparse.Namespace, statistics: str) -> list[Test]:
+    """Test a learner on the split's unseen characters."""
+    characters = load_omniglot(split="vinyals test" if options.split == "vinyals" else "evaluation")
+    done = []
+    for ways in [5, 20] if method.ways else [options.ways]:
+        tasks = FewShot(
+            characters, ways=ways, shots=options.shots, queries=TEST_QUERIES,
+            rotations=options.split == "vinyals", device=options.device,
+        )  # fmt: skip
+        scores = evaluate(learner, tasks, n=options.tasks, seed=TEST_SEED)
+        queries = ways * TEST_QUERIES
+        right = (scores.per_task * queries).round().int().tolist()
+        words = f"{tasks!r}; {options.tasks} tasks, seed {TEST_SEED}"
+        done.append(Test(ways, options.shots, queries, statistics, words, right))
+        print(f"{method.name}: {scores}, {scores.protocol}", file=sys.stderr, flush=True)
+    return done
+
+
+@torch.no_grad()
+def fix(learner: Learner, options: argparse.Namespace) -> None:
+    """Give the encoder's batch normalisation the statistics of the training characters."""
+    characters = load_omniglot(split="vinyals background" if options.split == "vinyals" else "background")
+    order = torch.randperm(len(characters), generator=torch.Generator().manual_seed(0))[:2000]
+    with fix_statistics(learner.encoder):
+        for rows in order.split(500):
+            learner.encoder(characters.images[rows].to(options.device).float() / 255)
+
+
+def official(learner: Learner, device: str) -> list[str]:
+    """Answers to the official one-shot runs, right or wrong."""
+    episode = omniglot_oneshot_runs().to(device)
+    with torch.no_grad():
+        right = learner.eval()(episode).argmax(-1) == episode.query.y
+    return ["".join("01"[answer] for answer in run) for run in right.int().tolist()]
+
+
+def machine(options: argparse.Namespace) -> dict:
+    """Where the run was made, and by which version."""
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return {
+        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else f"CPU, {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "mode": options.mode,
+        "metabook": f"{metabook.__version__} {commit}".strip(),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=METHODS)
+    parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--ways", type=int, default=5, help="for methods that are trained for one number of ways")
+    parser.add_argument("--split", choices=["vinyals", "lake"], default="vinyals")
+    parser.add_argument("--steps", type=int, help="meta-steps; by default those of the method")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tasks", type=int, default=1000, help="test tasks")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--mode", default="eager", help="as in meta_train")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the result")
+    parser.add_argument("--parts", type=Path, help="folder of the checkpoints; in the cache by default")
+    options = parser.parse_args(arguments)
+    metabook.reuse_memory()
+    method = METHODS[options.method]
+    ways = "" if method.ways else f"-{options.ways}way"
+    name = f"omniglot-{options.split}-{options.method}{ways}-{options.shots}shot-seed{options.seed}"
+    parts = options.parts or store.cache_folder() / "experiments" / "omniglot"
+    learner, seconds, done = train(method, options, parts / f"{name}.pt")
+    tests = test(learner, method, options, "batch" if learner.transductive else "none")
+    if learner.transductive and method.ways:  # a network that is adapted keeps the statistics of its batch
+        fix(learner, options)
+        tests += test(learner, method, options, "fixed")
+    answers = []
+    if options.split == "lake" and options.shots == 1 and (method.ways or options.ways == 20):
+        answers = official(learner, options.device)
+    command = shlex.join(["python", "experiments/omniglot.py", *(sys.argv[1:] if arguments is None else arguments)])
+    run = Run(
+        method.name, options.split, options.shots, done, options.seed, round(seconds, 1), machine(options), command,
+        tests, answers,
+    )  # fmt: skip
+    run.write(options.out / f"{name}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
