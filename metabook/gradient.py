@@ -76,7 +76,7 @@ class _Objective(nn.Module):
 
 
 class _Traced:
-    """Meta-gradients by a program that was written down once per kind of episode: shapes and dtypes.
+    """Meta-gradients by a program for each kind of call: the memory layout of the episode, and what is trained.
 
     `make_fx` records the operations that remain when vmap, the inner gradients and the outer gradient have been carried
     out: a flat list of calls of kernels.
@@ -90,7 +90,7 @@ class _Traced:
         inputs = [*episode.support, *episode.query]
         parameters = {name: p for name, p in self.objective.named_parameters() if p.requires_grad}
         weights = {name: p.detach() for name, p in parameters.items()}
-        kind = tuple((t.shape, t.dtype) for t in inputs)
+        kind = (*parameters, *((t.shape, t.stride(), t.dtype, t.device) for t in inputs))
         if kind not in self.programs:
             self.programs[kind] = self.finish(make_fx(self._gradient)(weights, *inputs))
         gradient, result = self.programs[kind](weights, *inputs)

@@ -7,7 +7,7 @@ import torch
 from examples import classification
 from torch import nn
 
-from metabook import ANIL, MAML, PrototypicalNetwork, Reptile
+from metabook import ANIL, MAML, Episode, PrototypicalNetwork, Reptile, Set
 from metabook.gradient import MODES, meta_gradient
 from metabook.networks import mlp
 from metabook.networks.conv4 import Block
@@ -74,6 +74,26 @@ def test_every_shape_of_episode_has_its_program(name, device):
     got, expected = gradients(learner, episode, chunk=2, mode="traced"), gradients(learner, episode)
     torch.testing.assert_close(got[0], expected[0])
     torch.testing.assert_close(got[1:], expected[1:], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("mode", ["traced", pytest.param("compiled", marks=needs_compiler)])
+def test_a_program_serves_only_what_it_was_written_for(mode, device):
+    """Episodes of another shape or memory layout, another learner, a frozen parameter: each has its own."""
+
+    def agree(learner, accumulate, episode):
+        learner.zero_grad(set_to_none=True)
+        got = [accumulate(episode), *(p.grad for p in learner.parameters())]
+        torch.testing.assert_close(got, gradients(learner, episode), rtol=1e-9, atol=1e-11)
+
+    learners = [MAML(mlp([5, 4, 3], nn.Tanh), inner_lr=rate).double().to(device) for rate in (0.3, 0.7)]
+    first, second = (meta_gradient(learner, mode=mode) for learner in learners)
+    episode, larger = (classification(tasks=n, device=device) for n in (2, 3))
+    turned = Episode(*(Set(part.x.mT.contiguous().mT, part.y) for part in episode))
+    for of in (episode, larger, turned, episode):
+        agree(learners[0], first, of)
+    agree(learners[1], second, episode)
+    next(learners[0].parameters()).requires_grad_(False)
+    agree(learners[0], first, episode)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -50,17 +50,12 @@ def browser() -> Iterator:
 
 @pytest.fixture(scope="session")
 def visits(browser, address: str, site: Path):
-    """A function from a look to the visits of the pages in it; each look is walked through once.
-
-    The pages of the library come from one template: two of the four looks leave them out.
-    """
+    """A function from a look to the visits of all pages in it; each look is walked through once."""
     known: dict[str, list] = {}
 
     def of(variant: str) -> list:
         if variant not in known:
-            whole = variant in ("light-desktop", "dark-phone")
-            pages = [page for page in pages_of(site) if whole or not page.startswith("api/metabook/")]
-            known[variant] = visit_pages(browser, variant, address, pages)
+            known[variant] = visit_pages(browser, variant, address, pages_of(site))
         return known[variant]
 
     return of
