@@ -36,6 +36,7 @@ from metabook.metric.relation_networks import relation_encoder, relation_module
 from metabook.networks import conv4, fix_statistics
 from metabook.tasks import FewShot
 
+TEST_WAYS = (5, 20)
 TEST_QUERIES = 15  # of each class
 TEST_SEED = 1  # the chapters' test episodes have it too
 
@@ -81,7 +82,7 @@ def train(method: Method, options: argparse.Namespace, checkpoint: Path) -> tupl
     """Train a learner, going on from its checkpoint: it, the seconds of its steps, and what was done in numbers."""
     torch.manual_seed(options.seed)
     ways, steps = method.ways or options.ways, options.steps or method.steps
-    learner = method.learner(ways).to(options.device)
+    learner = method.learner(max(ways, *TEST_WAYS) if method.ways else ways).to(options.device)
     characters = load_omniglot(split="vinyals background" if options.split == "vinyals" else "background")
     counts = {"ways": ways, "shots": options.shots, "queries": method.queries}
     tasks = FewShot(characters, **counts, rotations=True, device=options.device)
@@ -103,7 +104,7 @@ def test(learner: Learner, method: Method, options: argparse.Namespace, statisti
     """Test a learner on the split's unseen characters."""
     characters = load_omniglot(split="vinyals test" if options.split == "vinyals" else "evaluation")
     done = []
-    for ways in [5, 20] if method.ways else [options.ways]:
+    for ways in TEST_WAYS if method.ways else [options.ways]:
         tasks = FewShot(
             characters, ways=ways, shots=options.shots, queries=TEST_QUERIES,
             rotations=options.split == "vinyals", device=options.device,

@@ -1,9 +1,11 @@
-"""Shared fixtures: every test that takes `device` also runs on a GPU where there is one."""
+"""Shared fixtures: tests that take `device` also run on a GPU if there is one; tests without their data are skipped."""
 
 import os
 
 import pytest
 import torch
+
+from metabook import data
 
 os.environ["METABOOK_PROGRESS"] = "0"
 
@@ -19,3 +21,18 @@ def device(request) -> torch.device:
 def seeded():
     """Initial weights come from torch's global generator: the same ones in every run of a test."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def omniglot():
+    _need("omniglot")
+
+
+@pytest.fixture
+def mnist():
+    _need("mnist")
+
+
+def _need(name):
+    if not data.available(name):
+        pytest.skip(f"{name} is neither in METABOOK_DATA nor in the cache: python -m metabook.data fetch {name}")

@@ -6,9 +6,11 @@ same episodes can be compared task by task, long after.
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -137,3 +139,33 @@ def paired(a: Scores, b: Scores) -> Scores:
     if a.protocol != b.protocol or len(a.per_task) != len(b.per_task):
         raise ValueError(f"only scores on the same episodes can be paired, got {a.protocol!r} and {b.protocol!r}")
     return Scores(a.per_task - b.per_task, a.metric, f"paired: {a.protocol}")
+
+
+class Published(NamedTuple):
+    """A published accuracy on Omniglot, in per cent, with its half-width where there is one.
+
+    transductive: whether batch normalisation used the statistics of the test batch.
+    source: key in the book's bibliography; `table` is the number of its table.
+    """
+
+    method: str
+    ways: int
+    shots: int
+    accuracy: float
+    ci95: float | None
+    transductive: bool
+    source: str
+    table: int
+
+
+def published() -> list[Published]:
+    """Published results on Omniglot, `published.csv`; most are on the split of Vinyals et al."""
+    with (FOLDER / "published.csv").open(newline="", encoding="utf-8") as file:
+        return [
+            Published(
+                row["method"], int(row["ways"]), int(row["shots"]), float(row["accuracy"]),
+                float(row["ci95"]) if row["ci95"] else None, row["transductive"] == "yes", row["source"],
+                int(row["table"]),
+            )
+            for row in csv.DictReader(file)
+        ]  # fmt: skip

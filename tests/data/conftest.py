@@ -1,11 +1,9 @@
-"""Fixtures for the data sets: an empty cache, a web server that misbehaves on request, and visible skips."""
+"""Fixtures for the data sets: an empty cache, and a web server that misbehaves on request."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-
-from metabook import data
 
 
 @pytest.fixture
@@ -14,21 +12,6 @@ def empty(monkeypatch, tmp_path):
     monkeypatch.delenv("METABOOK_DATA", raising=False)
     monkeypatch.setenv("METABOOK_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def omniglot():
-    _need("omniglot")
-
-
-@pytest.fixture
-def mnist():
-    _need("mnist")
-
-
-def _need(name):
-    if not data.available(name):
-        pytest.skip(f"{name} is neither in METABOOK_DATA nor in the cache: python -m metabook.data fetch {name}")
 
 
 class Server:
