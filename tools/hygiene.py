@@ -81,6 +81,8 @@ def _of_code(cell: NotebookNode) -> Iterator[str]:
     if match := ABSOLUTE_PATH.search(cell.source.replace(setup_source(), "")):
         yield f"names a path of one machine: {match[0][:50]}"
     drawn = {kind for output in cell.outputs for kind in output.get("data", {})}
+    if any(output.output_type == "execute_result" and set(output.data) == {"text/plain"} for output in cell.outputs):
+        yield f"shows the value of its last line, which nobody asked for; name it or print it: {lines[-1].strip()[:50]}"
     mystnb = cell.metadata.get("mystnb", {})
     words = [mystnb.get(place, {}).get("alt", "") for place in ("image", "figure")]
     if any(kind.startswith("image/") for kind in drawn) and not any(word.strip() for word in words):

@@ -39,6 +39,15 @@ DAMAGES = [
     (0, {"source": "![](figure.svg)"}, "without alt text"),
     (6, {"source": "```{exercise-end}\n```"}, "solution-end without solution-start"),
     (3, {"outputs": [{"output_type": "stream", "name": "stderr", "text": "careful"}]}, "wrote to stderr"),
+    (
+        3,
+        {
+            "outputs": [
+                {"output_type": "execute_result", "execution_count": 3, "metadata": {}, "data": {"text/plain": "5"}}
+            ]
+        },
+        "the value of its last line",
+    ),
     (3, {"metadata": {"execution": {"shell.execute_reply": "now"}}}, "not stored as recorded"),
 ]
 
