@@ -81,8 +81,9 @@ def _of_code(cell: NotebookNode) -> Iterator[str]:
     if match := ABSOLUTE_PATH.search(cell.source.replace(setup_source(), "")):
         yield f"names a path of one machine: {match[0][:50]}"
     drawn = {kind for output in cell.outputs for kind in output.get("data", {})}
-    if any(output.output_type == "execute_result" and set(output.data) == {"text/plain"} for output in cell.outputs):
-        yield f"shows the value of its last line, which nobody asked for; name it or print it: {lines[-1].strip()[:50]}"
+    shown = [o.data["text/plain"] for o in cell.outputs if o.output_type == "execute_result" and len(o.data) == 1]
+    if any("\n" in text for text in shown):  # a number or a line may be meant; a whole object, hardly
+        yield f"shows the object of its last line; give it a name or print what matters: {lines[-1].strip()[:50]}"
     mystnb = cell.metadata.get("mystnb", {})
     words = [mystnb.get(place, {}).get("alt", "") for place in ("image", "figure")]
     if any(kind.startswith("image/") for kind in drawn) and not any(word.strip() for word in words):

@@ -43,10 +43,15 @@ DAMAGES = [
         3,
         {
             "outputs": [
-                {"output_type": "execute_result", "execution_count": 3, "metadata": {}, "data": {"text/plain": "5"}}
+                {
+                    "output_type": "execute_result",
+                    "execution_count": 3,
+                    "metadata": {},
+                    "data": {"text/plain": "MAML(\n  (network)"},
+                }
             ]
         },
-        "the value of its last line",
+        "the object of its last line",
     ),
     (3, {"metadata": {"execution": {"shell.execute_reply": "now"}}}, "not stored as recorded"),
 ]
