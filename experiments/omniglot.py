@@ -67,12 +67,14 @@ def _relation(ways: int) -> Learner:
     return RelationNetwork(relation_encoder(norm="group"), relation_module(norm="group"), ways)
 
 
-METHODS = {
-    "matching": Method("Matching network", lambda n: MatchingNetwork(_encoder(), n, scale=10.0), 20, 5, 4, 6000, 2e-3),
+METHODS = {  # 360 images in a step of the metric-based methods, whatever the ways
+    "matching": Method(
+        "Matching network", lambda n: MatchingNetwork(_encoder(), n, scale=10.0, learn_scale=True), 20, 5, 3, 4000, 2e-3
+    ),
     "prototypical": Method("Prototypical network", lambda n: PrototypicalNetwork(_encoder(), n), 60, 5, 1, 4000, 2e-3),
-    "relation": Method("Relation network", _relation, None, 10, 1, 20000, 1e-3),
-    "r2d2": Method("R2-D2", lambda n: R2D2(_encoder(), n, scale=10.0), 20, 5, 4, 6000, 2e-3),
-    "svm": Method("MetaOptNet-SVM", lambda n: MetaOptNetSVM(_encoder(), n, scale=10.0), 5, 10, 4, 6000, 2e-3),
+    "relation": Method("Relation network", _relation, 5, 5, 12, 4000, 1e-3),
+    "r2d2": Method("R2-D2", lambda n: R2D2(_encoder(), n, scale=10.0), 20, 5, 3, 4000, 2e-3),
+    "svm": Method("MetaOptNet-SVM", lambda n: MetaOptNetSVM(_encoder(), n, scale=10.0), 5, 5, 12, 4000, 2e-3),
     "maml": Method("MAML", lambda n: MAML(conv4(outputs=n), inner_lr=0.4, inner_steps=1), None, 15, 8, 8000, 1e-3),
     "reptile": Method("Reptile", lambda n: Reptile(conv4(outputs=n), inner_lr=0.1), None, 5, 5, 20000, 1e-3),
 }
