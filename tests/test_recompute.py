@@ -1,5 +1,6 @@
 """Computed again: the same gradient, in the memory of one step."""
 
+import os
 import subprocess
 import sys
 
@@ -57,11 +58,12 @@ print(largest() - before)
 
 def peak(steps: int, recompute: bool) -> int:
     command = [sys.executable, "-c", PEAK, str(steps), str(recompute)]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # glibc gives back what is freed, at once
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_hardly_grows_with_the_number_of_inner_steps():
     """Activations of 20,000 examples, 8 MB each time, outweigh the 400 weights by far."""
-    whole, again = (peak(30, recompute) - peak(2, recompute) for recompute in (False, True))
-    assert again < 0.4 * whole
+    whole, again = (peak(10, recompute) - peak(2, recompute) for recompute in (False, True))
+    assert again < 0.05 * whole
