@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from metabook.data.dataset import Dataset
 from metabook.episode import Episode, Set
 from metabook.learner import Learner, task_loss
+from metabook.metric.matching_networks import cosines
 from metabook.metric.prototypical_networks import squared_distances
 from metabook.optimization.maml import Weights, check_inner_loop, descend
 from metabook.progress import progress_bar
@@ -95,10 +97,11 @@ def pretrain_classifier(
     batch: int = 128,
     lr: float = 1e-3,
     schedule: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+    cosine_scale: float | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> list[float]:
-    """Train an encoder, in place, to tell all classes of a data set apart with a linear head that is thrown away.
+    """Train an encoder, in place, to tell all classes of a data set apart with a head that is thrown away.
 
     This is transfer learning without episodes: afterwards a `PrototypicalNetwork` around the encoder classifies new
     classes by the nearest class mean (Chen et al., 2019, find it a strong baseline).
@@ -110,13 +113,20 @@ def pretrain_classifier(
         batch: images per minibatch.
         lr: rate of Adam.
         schedule: makes a scheduler for the optimiser, stepped once per minibatch.
+        cosine_scale: None for a linear head.  A number makes the logits that many times the cosine of feature and
+            class weight: the head of Baseline++ (Chen et al., 2019).
         seed: of the head and the minibatches.
         progress: as in `meta_train`.
 
     Returns:
         The training loss at each step.
+
+    Raises:
+        ValueError: counts below one, or a scale that is not positive and finite.
     """
     check_counts(steps=steps, batch=batch)
+    if cosine_scale is not None and not 0 < cosine_scale < math.inf:
+        raise ValueError(f"cosine_scale must be positive and finite, or None, got {cosine_scale}")
     device = next(encoder.parameters()).device
     images, labels = dataset.images.to(device), dataset.labels.to(device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -132,7 +142,9 @@ def pretrain_classifier(
     with progress_bar(steps, progress, unit="step") as bar:
         for _ in range(steps):
             rows = torch.randint(len(labels), (batch,), generator=generator, device=device)
-            loss = F.cross_entropy(head(encoder(images[rows].float() / 255)), labels[rows])
+            z = encoder(images[rows].float() / 255)
+            logits = head(z) if cosine_scale is None else cosine_scale * cosines(z, head.weight)
+            loss = F.cross_entropy(logits, labels[rows])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -100,6 +100,15 @@ def test_pretraining_follows_its_schedule():
     assert torch.equal(encoders[0][1].weight, encoders[1][1].weight)
 
 
+def test_cosine_pretraining_separates_directions():
+    """A cosine head of scale s has logits in -s..s, so its loss over k classes cannot fall below this bound."""
+    torch.manual_seed(0)
+    dataset = images(classes=6, per_class=8)
+    encoder = nn.Sequential(nn.Flatten(), mlp([64, 32, 16]))
+    losses = pretrain_classifier(encoder, dataset, steps=200, batch=48, lr=1e-2, cosine_scale=2.0)
+    assert 0.08 < torch.tensor(5.0).mul(torch.tensor(-4.0).exp()).log1p() < min(losses) < 0.6 < losses[0]
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="at least 2 ways, got 1"):
         NearestNeighbour(1)
@@ -107,6 +116,8 @@ def test_bad_arguments_are_refused():
         FineTuning(nn.Linear(1, 1), inner_steps=-1)
     with pytest.raises(ValueError, match="steps must be a positive integer, got 0"):
         pretrain_classifier(nn.Linear(1, 1), images(), steps=0)
+    with pytest.raises(ValueError, match="cosine_scale must be positive and finite, or None, got 0"):
+        pretrain_classifier(nn.Linear(1, 1), images(), steps=1, cosine_scale=0)
 
 
 def test_state_is_a_dictionary_that_torch_can_call():

@@ -9,11 +9,12 @@ ICLR 2019.  Ridge regression from the embeddings X `(n, d)` to one-hot labels Y 
 after which a query's logits are `scale * x'W + bias`; lambda, scale and bias are meta-parameters.
 
 *MetaOptNet-SVM.*  K. Lee, S. Maji, A. Ravichandran, S. Soatto, "Meta-Learning with Differentiable Convex Optimization",
-CVPR 2019.  The multi-class support vector machine of Crammer and Singer (2001) (their equation 4),
+CVPR 2019.  The multi-class support vector machine of K. Crammer and Y. Singer, "On the Algorithmic Implementation of
+Multiclass Kernel-based Vector Machines", JMLR 2 (2001),
 
     minimise  1/2 sum_k ||w_k||^2 + C sum_n xi_n    with    w_{y_n}.x_n - w_k.x_n >= 1 - [k = y_n] - xi_n,
 
-by its dual in alpha `(n, ways)`, where w_k = sum_n alpha_nk x_n (their equations 9 and 10):
+by its dual in alpha `(n, ways)`, where w_k = sum_n alpha_nk x_n:
 
     maximise  -1/2 sum_k ||w_k||^2 + sum_n alpha_{n, y_n}
     with      alpha_nk <= C [k = y_n],    sum_k alpha_nk = 0.
@@ -23,9 +24,9 @@ embeddings move a little; the others are free, and with the shifts v of the exam
 
     A z = b    with    z = (free alpha, v),    so that    dz = A^-1 (db - dA z),
 
-which is the implicit function theorem for the optimality conditions (their equation 8).  One more step of Newton's
-method, z + A^-1 (b - A z) with z and A^-1 held constant, leaves the value as it is and has this derivative.  Nothing of
-the solver's path is kept.  Where an alpha just reaches its bound the solution has a kink, and this is the derivative on
+which is the implicit function theorem for the optimality conditions.  One more step of Newton's method,
+z + A^-1 (b - A z) with z and A^-1 held constant, leaves the value as it is and has this derivative.  Nothing of the
+solver's path is kept.  Where an alpha just reaches its bound the solution has a kink, and this is the derivative on
 one side of it.  Second derivatives are not provided.
 """
 
@@ -229,14 +230,13 @@ class R2D2(Learner):
 class MetaOptNetSVM(Learner):
     """A multi-class support vector machine in a learned embedding; its state is the weights.
 
-    It is solved to the end.  The authors stop their solver after three iterations, and report slightly better
-    accuracy for it.
+    It is solved to the end, whatever the number of examples.
 
     Args:
         encoder: maps `(n, *features)` to embeddings `(n, d)`.
         ways: the most classes an episode may have.  A class without support examples is never predicted.
         C: price of a unit of margin violation; 0.1 in the paper.
-        scale: of the logits at the start (gamma in the paper's equation 12); learned.
+        scale: of the logits at the start (gamma in the paper); learned.
 
     Raises:
         ValueError: fewer than two ways, or a number that is not positive and finite.

@@ -5,7 +5,7 @@ this ladder, `metabook.NearestNeighbour`, does so in pixels and learns nothing.
 
 *Siamese networks* learn whether two examples are of one class, and answer with the class of the best match.
 R. Hadsell, S. Chopra, Y. LeCun, "Dimensionality Reduction by Learning an Invariant Mapping", CVPR 2006: the
-contrastive loss (their equation 4) of the distance D of two embeddings,
+contrastive loss of the distance D of two embeddings,
 
     D^2 / 2  for one class,    max(0, margin - D)^2 / 2  for two.
 
@@ -18,7 +18,7 @@ Workshop 2015: verification by a weighted L1 distance and a logistic unit,
 D. Wierstra, "Matching Networks for One Shot Learning", NeurIPS 2016.  With embeddings f of a query and g of the
 support examples, and the cosine as similarity,
 
-    p(y | x) = sum over i of  a_i * one_hot(y_i)      (their equation 1)
+    p(y | x) = sum over i of  a_i * one_hot(y_i)
     a        = softmax over i of  cosine(f(x), g(x_i))
 
 Full context embeddings let f and g depend on the whole support set (their appendix A).
@@ -98,7 +98,7 @@ class Verification(nn.Module):
     """Compare two embeddings by a logistic unit on abs(a - b); learn by the binary cross-entropy.
 
     The unit has a bias, which the paper's formula leaves out: without one, two equal embeddings would be of one class
-    with probability 1/2.
+    with probability 1/2.  Its weights begin negative, so that from the start a difference speaks against one class.
 
     Args:
         features: number of features d of an embedding.
@@ -108,6 +108,8 @@ class Verification(nn.Module):
         check_counts(features=features)
         super().__init__()
         self.unit = nn.Linear(features, 1)
+        with torch.no_grad():
+            self.unit.weight.abs_().neg_()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """`a (n, d)`, `b (m, d)` -> logits `(n, m)` of the probability that two examples are of one class."""

@@ -4,16 +4,17 @@ F. Sung, Y. Yang, L. Zhang, T. Xiang, P. Torr, T. Hospedales, "Learning to Compa
 Learning", CVPR 2018.  An encoder f embeds, and a relation module g scores two embeddings that lie behind each other in
 one input,
 
-    r_k(x) = g([sum of f(x_i) over the support examples of class k, f(x)])   in 0..1   (their equation 1)
+    r_k(x) = g([sum of f(x_i) over the support examples of class k, f(x)])   in 0..1
 
 with the square of r_k(x) - [x is of class k] as the loss (their equation 2): regression to 1 and 0, not a
-cross-entropy.  With several examples per class the paper sums *embeddings* and scores once.
+cross-entropy.  With several examples per class the paper sums *embeddings* and scores once (section 3.2).
 
-A second rule, often told as if it were the paper's, scores every support example and sums the *scores*,
+A second rule, sometimes told as if it were the paper's, scores every support example and sums the *scores*,
 
     r_k(x) = sum of g([f(x_i), f(x)]) over the support examples of class k.
 
-With one example per class the two are the same.
+With one example per class the two are the same.  With several, the second serves any number of them with one relation
+module, if all classes have as many; the first is tied to the number that it was trained with.
 """
 
 from __future__ import annotations
@@ -86,6 +87,10 @@ class RelationNetwork(Learner):
 
     def scores(self, state: References, x: Tensor) -> Tensor:
         """Relation of each query to each item, in 0..1: `(queries, items)`."""
+        return self.logits(state, x).sigmoid()
+
+    def logits(self, state: References, x: Tensor) -> Tensor:
+        """What the relation module says of each query and item, before the sigmoid: `(queries, items)`."""
         queries = self.encoder(x)
         n, items = len(queries), len(state.embeddings)
         pairs = torch.cat(
@@ -98,7 +103,7 @@ class RelationNetwork(Learner):
         logits = self.relation(pairs.flatten(0, 1))
         if logits.shape != (n * items, 1):
             raise ValueError(f"relation must map {n * items} pairs to {(n * items, 1)}, got {tuple(logits.shape)}")
-        return logits.sigmoid().view(n, items)
+        return logits.view(n, items)
 
     def loss_and_prediction(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """Mean squared error of the scores, and the predictions `(tasks, queries, ways)`."""

@@ -10,7 +10,9 @@ from torch.func import vmap
 
 from metabook import Episode, Set
 from metabook.metric.closed_form_heads import R2D2, MetaOptNetSVM, crammer_singer, ridge
+from metabook.metric.prototypical_networks import prototypes
 from metabook.networks import mlp
+from metabook.tasks import LinearGaussian
 
 
 def doubles(*shape):
@@ -69,6 +71,24 @@ def test_ridge_with_more_regularization_shrinks_to_zero_and_with_none_fits_exact
     norms = [ridge(x, targets, strength).norm() for strength in (1e-10, 1.0, 100.0, 1e6)]
     assert norms == sorted(norms, reverse=True) and norms[-1] < 1e-4
     torch.testing.assert_close(x @ ridge(x, targets, 1e-10), targets, rtol=1e-6, atol=1e-6)
+
+
+def test_ridge_at_the_ratio_of_noise_to_variety_is_the_posterior_mean():
+    tasks = LinearGaussian(6, shots=4, prior_mean=0.0, prior_std=0.8, noise=0.3, dtype=torch.float64)
+    support, _ = tasks.sample(3, tasks.generator(0))
+    weights = vmap(lambda s: ridge(s.x, s.y, 0.3**2 / 0.8**2))(support)
+    torch.testing.assert_close(weights[..., 0], tasks.posterior(support).mean)
+
+
+def test_a_huge_regularization_adds_up_the_embeddings_of_each_class():
+    x, y = clusters(12, 20, 4)
+    weights = 1e8 * ridge(x, F.one_hot(y, 4).double(), 1e8)
+    torch.testing.assert_close(weights.T / 3, prototypes(x, y, 4), rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_regularization_relative_to_the_squared_length_of_the_embeddings_matters():
+    x, queries, targets = doubles(5, 9), doubles(7, 9), doubles(5, 3)
+    torch.testing.assert_close(10 * queries @ ridge(10 * x, targets, 50.0), queries @ ridge(x, targets, 0.5))
 
 
 def test_r2d2_is_ridge_regression_with_a_constant_feature_then_scale_and_bias():

@@ -1,5 +1,7 @@
 """Siamese and matching networks against their definitions, PyTorch's LSTM, and the nearest neighbour they become."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -78,6 +80,12 @@ def test_verification_is_a_logistic_unit_on_absolute_differences():
     torch.testing.assert_close(comparison.loss(expected, same), -torch.where(same, p, 1 - p).log())
 
 
+def test_before_training_a_larger_difference_is_less_likely_of_one_class():
+    comparison, direction = Verification(4), torch.rand(1, 4)
+    logits = comparison(torch.zeros(1, 4), torch.arange(5.0)[:, None] * direction)
+    assert (logits.diff() < 0).all()
+
+
 def test_siamese_loss_gives_pairs_of_one_class_and_of_two_equal_shares():
     episode = classification()
     learner = learners()["contrastive"]
@@ -115,7 +123,7 @@ def test_best_match_is_the_class_of_the_most_similar_example(device):
 # attention
 
 
-def test_matching_is_equation_1(device):
+def test_matching_is_a_weighted_vote_of_labels(device):
     """A sum of one-hot labels weighted by the softmax of cosines, with shots that differ between classes."""
     episode = classification(device=device)
     support, query = one(episode)
@@ -141,6 +149,16 @@ def test_the_bare_cosine_has_a_ceiling_and_a_scale_removes_it():
     y = torch.arange(5)
     assert attention_vote(similarities, y, 5).exp()[0, 0] == pytest.approx(0.6488, abs=1e-4)
     assert attention_vote(10 * similarities, y, 5).exp()[0, 0] > 0.999
+
+
+def test_at_the_corners_of_a_simplex_bare_cosines_reach_their_least_mean_loss():
+    """log(1 + (ways - 1) * exp(-ways / (ways - 1))) over one query of each class; any other directions lose more."""
+    y, corners = torch.arange(5), torch.eye(5, dtype=torch.float64) - 1 / 5
+    floor = math.log(1 + 4 * math.exp(-5 / 4))
+    assert F.cross_entropy(attention_vote(cosines(corners, corners), y, 5), y).item() == pytest.approx(floor)
+    for _ in range(20):
+        tilted = corners + 0.3 * doubles(5, 5)
+        assert F.cross_entropy(attention_vote(cosines(tilted, corners), y, 5), y) > floor
 
 
 def test_attention_that_underflows_keeps_a_finite_loss_and_gradient():

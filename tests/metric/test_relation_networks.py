@@ -6,6 +6,7 @@ from examples import classification, slopes
 from torch import nn
 
 from metabook import Episode, Set
+from metabook.metric.prototypical_networks import PrototypicalNetwork
 from metabook.metric.relation_networks import RULES, RelationNetwork, relation_encoder, relation_module
 from metabook.networks import mlp
 
@@ -70,6 +71,28 @@ def test_scores_of_examples_are_trained_example_by_example():
     same = query.y[:, None] == support.y
     episode = Episode(*(Set(part.x[None], part.y[None]) for part in (support, query)))
     torch.testing.assert_close(learner.meta_loss(episode), (scores - same.double()).square().mean())
+
+
+class NegativeSquaredDistance(nn.Module):
+    """A relation module that learns nothing: pairs `(n, 2 * d)` -> minus the squared distance of the halves."""
+
+    def __init__(self, shots):
+        super().__init__()
+        self.shots = shots
+
+    def forward(self, pairs):
+        summed, query = pairs.chunk(2, dim=1)
+        return -(summed / self.shots - query).square().sum(1, keepdim=True)
+
+
+def test_a_prototypical_network_is_a_relation_network_whose_module_is_minus_the_squared_distance():
+    episode = classification()
+    encoder, shots = relation_network().encoder, episode.support.y.shape[1] // 3
+    learner = RelationNetwork(encoder, NegativeSquaredDistance(shots), 3)
+    for task, expected in enumerate(PrototypicalNetwork(encoder, 3)(episode)):
+        state = learner.adapt(Set(episode.support.x[task], episode.support.y[task]))
+        torch.testing.assert_close(learner.logits(state, episode.query.x[task]), expected)
+        torch.testing.assert_close(learner.scores(state, episode.query.x[task]), expected.sigmoid())
 
 
 def test_with_one_example_per_class_all_rules_are_one():

@@ -14,8 +14,12 @@ def _linear_head(centres: Tensor) -> tuple[Tensor, Tensor]:
     return 2 * centres, -centres.square().sum(-1)
 
 
-def _update(centre: Tensor, count: int, embedding: Tensor) -> Tensor:
-    return centre + (embedding - centre) / (count + 1)
+def _shares(distances: Tensor, reach: float) -> Tensor:
+    return _with_nobody(distances, reach)[:, :-1]
+
+
+def _with_nobody(distances: Tensor, reach: float) -> Tensor:
+    return (-torch.cat([distances, torch.full_like(distances[:, :1], reach)], dim=1)).softmax(-1)
 
 
 _CORNERS = torch.tensor([[[1.0, 1.0], [-1.0, -1.0]], [[1.0, -1.0], [-1.0, 1.0]]])  # (classes, shots, 2)
@@ -40,16 +44,23 @@ WRONG = {
             "`F.linear` wants one row of weights for each class.",
         ),
     ],
-    "update": [
+    "shares": [
         (
-            lambda centre, count, embedding: (centre + embedding) / 2,
-            "This gives the newcomer half of the say, however many examples came before it.",
+            lambda distances, reach: (-distances).softmax(-1),
+            "Every row sums to one: an example far from all prototypes still counts in full.",
         ),
         (
-            lambda centre, count, embedding: centre + (embedding - centre) / count,
-            "After the update there is one example more than `count`.",
+            lambda distances, reach: (-distances).softmax(-1) * (distances < reach),
+            "This forgets an example altogether or not at all; nobody's cluster takes a share like any other.",
         ),
-        (lambda centre, count, embedding: centre + embedding, "That is a sum on its way to a mean: what is missing?"),
+        (
+            _with_nobody,
+            "The last column is nobody's: no prototype is moved by it.",
+        ),
+        (
+            lambda distances, reach: _with_nobody(-distances, -reach)[:, :-1],
+            "These shares grow with the distance.",
+        ),
     ],
     "scale": [
         ("nothing", "The answers stay. The probabilities are a softmax of distances, and those grow."),
@@ -81,13 +92,14 @@ def linear_head(answer: Any) -> None:
     same_function(answer, _linear_head, cases, wrong=WRONG["linear_head"])
 
 
-def update(answer: Any) -> None:
-    """a prototype and a count are all that the support set has to leave behind."""
+def shares(answer: Any) -> None:
+    """an example far from every prototype belongs to nobody, and then it moves no prototype."""
     generator = torch.Generator().manual_seed(0)
     cases = [
-        (torch.randn(4, generator=generator), count, torch.randn(4, generator=generator)) for count in (1, 2, 3, 10)
+        (8 * torch.rand(6, ways, generator=generator, dtype=torch.float64), reach)
+        for ways, reach in [(3, 4.0), (5, 1.0), (2, 20.0)]
     ]
-    same_function(answer, _update, cases, wrong=WRONG["update"])
+    same_function(answer, _shares, cases, wrong=WRONG["shares"])
 
 
 def scale(answer: Any) -> None:
