@@ -26,9 +26,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 DOCUMENTS = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 CHAPTERS = [document for document in DOCUMENTS if (ROOT / f"{document}.ipynb").exists()]
-# a look is walked through once in a process: its tests stay together where there are several (`--dist loadgroup`)
-LOOKS = {variant: pytest.param(variant, marks=pytest.mark.xdist_group(variant)) for variant in VARIANTS}
-look = pytest.mark.parametrize("variant", LOOKS.values())
+look = pytest.mark.parametrize("variant", VARIANTS)
 
 
 def assert_none(visits: list, kind: str) -> None:
@@ -62,7 +60,6 @@ def test_axe_finds_no_serious_issue(visits, variant):
     assert_none(visits(variant), "access")
 
 
-@pytest.mark.xdist_group("light-desktop")
 def test_every_document_was_visited(visits):
     seen = {visit.page for visit in visits("light-desktop")}
     assert {f"{document}.html" for document in DOCUMENTS} <= seen
