@@ -30,7 +30,7 @@ notebooks: .venv/installed  ## run every chapter and compare with its stored out
 	OMP_NUM_THREADS=1 $(BIN)/pytest book --nbval --nbval-current-env -n 2 --dist loadfile -q -rs
 
 site: book
-	$(BIN)/pytest tests/site -q -rs
+	$(BIN)/pytest tests/site -n 2 --dist loadgroup -q -rs
 
 lab: .venv/installed  ## open the chapters in JupyterLab
 	METABOOK_PROGRESS=1 $(BIN)/jupyter lab book

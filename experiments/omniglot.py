@@ -32,7 +32,7 @@ from metabook.data import load_omniglot, omniglot_oneshot_runs, store
 from metabook.full_scale import Run, Test
 from metabook.full_scale.runs import FOLDER
 from metabook.metric import R2D2, MatchingNetwork, MetaOptNetSVM, RelationNetwork
-from metabook.metric.relation_networks import relation_encoder, relation_module
+from metabook.metric.relation_networks import RelationModule, relation_encoder
 from metabook.networks import conv4, fix_statistics
 from metabook.tasks import FewShot
 
@@ -64,7 +64,7 @@ def _encoder() -> nn.Module:
 
 
 def _relation(ways: int) -> Learner:
-    return RelationNetwork(relation_encoder(norm="group"), relation_module(norm="group"), ways)
+    return RelationNetwork(relation_encoder(norm="group"), RelationModule(norm="group"), ways)
 
 
 METHODS = {  # 360 images in a step of the metric-based methods, whatever the ways

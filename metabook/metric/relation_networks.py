@@ -93,14 +93,10 @@ class RelationNetwork(Learner):
         """What the relation module says of each query and item, before the sigmoid: `(queries, items)`."""
         queries = self.encoder(x)
         n, items = len(queries), len(state.embeddings)
-        pairs = torch.cat(
-            [
-                state.embeddings.expand(n, *state.embeddings.shape),
-                queries[:, None].expand(n, items, *queries.shape[1:]),
-            ],
-            dim=2,
-        )  # (queries, items, 2 * channels, ...)
-        logits = self.relation(pairs.flatten(0, 1))
+        if isinstance(self.relation, RelationModule):
+            logits = self.relation.of_all_pairs(state.embeddings, queries)
+        else:
+            logits = self.relation(_all_pairs(state.embeddings, queries))
         if logits.shape != (n * items, 1):
             raise ValueError(f"relation must map {n * items} pairs to {(n * items, 1)}, got {tuple(logits.shape)}")
         return logits.view(n, items)
@@ -124,6 +120,13 @@ class RelationNetwork(Learner):
         if self.rule == "mean scores":
             total = total / counts.clamp(min=1)
         return torch.where(counts > 0, total, -torch.inf)
+
+
+def _all_pairs(items: Tensor, queries: Tensor) -> Tensor:
+    """Each item before each query: `(items, c, ...)`, `(queries, c, ...)` -> `(queries * items, 2 * c, ...)`."""
+    n, m = len(queries), len(items)
+    first, second = items.expand(n, *items.shape), queries[:, None].expand(n, m, *queries.shape[1:])
+    return torch.cat([first, second], dim=2).flatten(0, 1)
 
 
 class _Unpooled(nn.Module):
@@ -170,8 +173,11 @@ def relation_encoder(in_channels: int = 1, channels: int = 64, norm: str = "batc
     )
 
 
-def relation_module(channels: int = 64, size: int = 7, hidden: int = 8, norm: str = "batch") -> nn.Sequential:
+class RelationModule(nn.Module):
     """The paper's relation module for feature maps: two convolutional blocks, two linear layers.
+
+    It maps pairs `(n, 2 * channels, size, size)` to logits `(n, 1)`.  A convolution is linear, so that of a pair is
+    the sum of one of its first map and one of its second; for all pairs of two sets each map is convolved once.
 
     Args:
         channels: of one embedding; a pair has twice as many.
@@ -179,21 +185,35 @@ def relation_module(channels: int = 64, size: int = 7, hidden: int = 8, norm: st
         hidden: width of the first linear layer, 8 in the paper.
         norm: as in `relation_encoder`; "batch" takes the statistics of all pairs of a task.
 
-    Returns:
-        A network `(n, 2 * channels, size, size) -> (n, 1)`, whose output is a logit.
-
     Raises:
         ValueError: a number below one, maps too small for two poolings, or an unknown `norm`.
     """
-    check_counts(channels=channels, size=size, hidden=hidden)
-    if size < 4:
-        raise ValueError(f"two 2x2 poolings need feature maps of size 4 at least, got {size}")
-    groups = _groups(norm, channels)
-    return nn.Sequential(
-        Block(2 * channels, channels, groups),
-        Block(channels, channels, groups),
-        nn.Flatten(),
-        nn.Linear(channels * (size // 4) ** 2, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, 1),
-    )
+
+    def __init__(self, channels: int = 64, size: int = 7, hidden: int = 8, norm: str = "batch") -> None:
+        check_counts(channels=channels, size=size, hidden=hidden)
+        if size < 4:
+            raise ValueError(f"two 2x2 poolings need feature maps of size 4 at least, got {size}")
+        super().__init__()
+        groups = _groups(norm, channels)
+        self.pair = Block(2 * channels, channels, groups)
+        self.rest = nn.Sequential(
+            Block(channels, channels, groups),
+            nn.Flatten(),
+            nn.Linear(channels * (size // 4) ** 2, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, 1),
+        )
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """Logits of pairs: `(n, 2 * channels, size, size)` -> `(n, 1)`."""
+        return self.rest(self.pair(pairs))
+
+    def of_all_pairs(self, items: Tensor, queries: Tensor) -> Tensor:
+        """Logits of each query with each item, `(queries * items, 1)`: what `forward` says of all their pairs."""
+
+        def convolve(weight: Tensor) -> Tensor:
+            of_items, of_queries = weight.chunk(2, dim=1)
+            maps = conv2d(items, of_items) + conv2d(queries, of_queries)[:, None]  # (queries, items, channels, ...)
+            return maps.flatten(0, 1)
+
+        return self.rest(self.pair.of(convolve))

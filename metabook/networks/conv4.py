@@ -10,7 +10,7 @@ rectifies: the same output, from a quarter of the work.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,15 @@ class Block(nn.Module):
         self.norm = Norm(outputs, groups)  # its shift serves as the bias of the convolution
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.of(lambda weight: conv2d(x, weight))
+
+    def of(self, convolve: Callable[[Tensor], Tensor]) -> Tensor:
+        """The block's output, where `convolve` maps weights of the shape of its own to the convolved maps."""
         if self.norm.groups:
-            return max_pool(self.norm(conv2d(x, self.weight))).relu()
+            return max_pool(self.norm(convolve(self.weight))).relu()
         scale, shift = self.norm.weight, self.norm.bias
         rising = torch.where(scale < 0, -1.0, 1.0).to(scale)  # a channel that a negative scale would turn round, turned
-        x = conv2d(x, self.weight * rising[:, None, None, None])
+        x = convolve(self.weight * rising[:, None, None, None])
         mean, var = self.norm.statistics(x, rising)
         return normalise(max_pool(x), mean, var, scale * rising, shift, self.norm.eps).relu()
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from metabook import Episode, Set
 from metabook.metric.prototypical_networks import PrototypicalNetwork
-from metabook.metric.relation_networks import RULES, RelationNetwork, relation_encoder, relation_module
+from metabook.metric.relation_networks import RULES, RelationModule, RelationNetwork, relation_encoder
 from metabook.networks import mlp
 
 
@@ -18,7 +18,7 @@ def relation_network(ways=3, rule=RULES[0], device="cpu"):
 
 
 def convolutional(ways=3, rule=RULES[0], norm="batch"):
-    encoder, relation = relation_encoder(channels=4, norm=norm), relation_module(4, size=4, norm=norm)
+    encoder, relation = relation_encoder(channels=4, norm=norm), RelationModule(4, size=4, norm=norm)
     return RelationNetwork(encoder, relation, ways, rule).double()
 
 
@@ -171,10 +171,30 @@ def test_queries_see_each_other_through_batch_statistics_only():
 def test_the_papers_networks_have_its_shapes():
     """64 maps of 7x7 for Omniglot; the relation module ends in layers of 64 -> 8 -> 1."""
     maps = relation_encoder()(torch.zeros(2, 1, 28, 28))
-    module = relation_module()
+    module = RelationModule()
     assert maps.shape == (2, 64, 7, 7)
     assert module(torch.cat([maps, maps], dim=1)).shape == (2, 1)
-    assert [tuple(layer.weight.shape) for layer in module if isinstance(layer, nn.Linear)] == [(8, 64), (1, 8)]
+    assert [tuple(layer.weight.shape) for layer in module.rest if isinstance(layer, nn.Linear)] == [(8, 64), (1, 8)]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_relation_module_says_the_same_of_pairs_one_by_one_and_all_together(norm):
+    torch.manual_seed(0)
+    module = RelationModule(4, size=4, norm=norm).double()
+    torch.nn.init.normal_(module.pair.norm.weight)  # scales of both signs
+    items, queries = (torch.randn(n, 4, 4, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5))
+    pairs = torch.stack([torch.cat([item, query]) for query in queries for item in items])
+    inputs = [items, queries, *module.parameters()]
+    weights = torch.randn(15, 1, dtype=torch.float64)
+    for one, all_at_once in zip(
+        *(
+            torch.autograd.grad((logits * weights).sum(), inputs)
+            for logits in (module(pairs), module.of_all_pairs(items, queries))
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, all_at_once)
+    torch.testing.assert_close(module(pairs), module.of_all_pairs(items, queries))
 
 
 @pytest.mark.parametrize(
@@ -182,11 +202,11 @@ def test_the_papers_networks_have_its_shapes():
     [
         (lambda: RelationNetwork(nn.Identity(), nn.Identity(), 1), "at least 2 ways, got 1"),
         (lambda: RelationNetwork(nn.Identity(), nn.Identity(), 3, "sum"), "rule must be one of .*, got 'sum'"),
-        (lambda: relation_module(size=3), "size 4 at least, got 3"),
-        (lambda: relation_module(hidden=0), "hidden must be a positive integer, got 0"),
+        (lambda: RelationModule(size=3), "size 4 at least, got 3"),
+        (lambda: RelationModule(hidden=0), "hidden must be a positive integer, got 0"),
         (lambda: relation_encoder(channels=0), "channels must be a positive integer, got 0"),
         (lambda: relation_encoder(norm="layer"), "norm must be .*, got 'layer'"),
-        (lambda: relation_module(norm="layer"), "norm must be .*, got 'layer'"),
+        (lambda: RelationModule(norm="layer"), "norm must be .*, got 'layer'"),
         (
             lambda: RelationNetwork(nn.Identity(), mlp([10, 2]).double(), 3)(classification()),
             r"relation must map 18 pairs to \(18, 1\), got \(18, 2\)",

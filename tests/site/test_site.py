@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import VARIANTS, find_chromium, opened, settle
+from browser import AXE, FOLD_CODE, VARIANTS, axe_source, find_chromium, opened, settle
 
 from metabook.plotting.style import DARK_FILTER
 
@@ -26,7 +26,10 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 DOCUMENTS = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 CHAPTERS = [document for document in DOCUMENTS if (ROOT / f"{document}.ipynb").exists()]
-look = pytest.mark.parametrize("variant", VARIANTS)
+# Tests of one look go to one process, which walks through the site in it once.
+look = pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in VARIANTS]
+)
 
 
 def assert_none(visits: list, kind: str) -> None:
@@ -60,10 +63,23 @@ def test_axe_finds_no_serious_issue(visits, variant):
     assert_none(visits(variant), "access")
 
 
+@pytest.mark.xdist_group("light-desktop")
 def test_every_document_was_visited(visits):
     seen = {visit.page for visit in visits("light-desktop")}
     assert {f"{document}.html" for document in DOCUMENTS} <= seen
     assert len(CHAPTERS) >= 3 and any(page.startswith("api/metabook/") for page in seen)
+
+
+def test_axe_still_sees_a_faint_word_among_folded_code(browser, address):
+    words = "".join(f'<span class="k" style="color: {c}">word</span> ' for c in ("#000", "#000"))
+    faint = '<span class="s" style="color: #eee">word</span> ' * 2
+    with opened(browser, "light-desktop", address) as (tab, _):
+        tab.goto(f"{address}{TOC['root']}.html")
+        tab.evaluate(f"() => document.querySelector('article').innerHTML = `<pre>{words}{faint}</pre>`")
+        tab.evaluate(FOLD_CODE)
+        assert tab.locator("article pre span").count() == 2
+        tab.evaluate(axe_source())
+        assert any("color-contrast" in fault for fault in tab.evaluate(AXE))
 
 
 def test_root_address_opens_the_first_page(browser, address):
