@@ -14,9 +14,7 @@ protocol, the seed, the device, the time, the versions and the right answers in 
 from __future__ import annotations
 
 import argparse
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ import metabook
 from metabook import MAML, Learner, PrototypicalNetwork, Reptile, evaluate, meta_train
 from metabook.data import load_omniglot, omniglot_oneshot_runs, store
 from metabook.full_scale import Run, Test
+from metabook.full_scale.machine import describe_machine
 from metabook.full_scale.runs import FOLDER
 from metabook.metric import R2D2, MatchingNetwork, MetaOptNetSVM, RelationNetwork
 from metabook.metric.relation_networks import RelationModule, relation_encoder
@@ -138,20 +137,6 @@ def official(learner: Learner, device: str) -> list[str]:
     return ["".join("01"[answer] for answer in run) for run in right.int().tolist()]
 
 
-def machine(options: argparse.Namespace) -> dict:
-    """Where the run was made, and by which version."""
-    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else f"CPU, {platform.machine()}",
-        "threads": torch.get_num_threads(),
-        "mode": options.mode,
-        "metabook": f"{metabook.__version__} {commit}".strip(),
-        "torch": torch.__version__.split("+")[0],
-        "python": platform.python_version(),
-    }
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -182,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answers = official(learner, options.device)
     command = shlex.join(["python", "experiments/omniglot.py", *(sys.argv[1:] if arguments is None else arguments)])
     run = Run(
-        method.name, options.split, options.shots, done, options.seed, round(seconds, 1), machine(options), command,
+        method.name, options.split, options.shots, done, options.seed, round(seconds, 1), describe_machine(options.device, options.mode), command,
         tests, answers,
     )  # fmt: skip
     run.write(options.out / f"{name}.json")

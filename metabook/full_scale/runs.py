@@ -126,8 +126,8 @@ class Run:
 
 
 def load_runs(folder: Path = FOLDER) -> list[Run]:
-    """All runs in a folder, by default those that come with the library, in the order of their file names."""
-    return [Run.read(path) for path in sorted(folder.glob("*.json"))]
+    """All runs on Omniglot in a folder, by default those that come with the library, in the order of their file names."""
+    return [Run.read(path) for path in sorted(folder.glob("omniglot-*.json"))]
 
 
 def paired(a: Scores, b: Scores) -> Scores:

@@ -24,9 +24,9 @@ def example(**changes) -> Run:
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path):
-    example().write(tmp_path / "a.json")
-    assert Run.read(tmp_path / "a.json") == example()
-    assert '"right": [4, 3, 0]' in (tmp_path / "a.json").read_text()
+    example().write(tmp_path / "omniglot-a.json")
+    assert Run.read(tmp_path / "omniglot-a.json") == example()
+    assert '"right": [4, 3, 0]' in (tmp_path / "omniglot-a.json").read_text()
     assert load_runs(tmp_path) == [example()]
 
 
@@ -60,7 +60,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
         Run.read(tmp_path / "x.json")
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("omniglot-*.json")), ids=lambda path: path.stem)
 def test_the_runs_of_the_library_say_what_they_are(path):
     run = Run.read(path)
     name = re.fullmatch(r"omniglot-(vinyals|lake)-[a-z0-9]+(-\d+way)?-(\d+)shot-seed(\d+)", path.stem)
