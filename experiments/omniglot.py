@@ -167,8 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answers = official(learner, options.device)
     command = shlex.join(["python", "experiments/omniglot.py", *(sys.argv[1:] if arguments is None else arguments)])
     run = Run(
-        method.name, options.split, options.shots, done, options.seed, round(seconds, 1), describe_machine(options.device, options.mode), command,
-        tests, answers,
+        method.name, options.split, options.shots, done, options.seed, round(seconds, 1),
+        describe_machine(options.device, options.mode), command, tests, answers,
     )  # fmt: skip
     run.write(options.out / f"{name}.json")
     return 0

@@ -8,7 +8,7 @@ had and Glyphs where it cannot.
 from metabook.data.dataset import Dataset
 from metabook.data.digits import load_digits
 from metabook.data.glyphs import load_glyphs
-from metabook.data.local import available, characters
+from metabook.data.local import available, characters, numerals
 from metabook.data.mnist import load_mnist
 from metabook.data.omniglot import load_omniglot, omniglot_oneshot_runs
 from metabook.data.pmlb import load_pmlb, pmlb_index
@@ -24,6 +24,7 @@ __all__ = [
     "load_mnist",
     "load_omniglot",
     "load_pmlb",
+    "numerals",
     "omniglot_oneshot_runs",
     "pmlb_index",
 ]

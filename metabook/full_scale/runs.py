@@ -126,7 +126,7 @@ class Run:
 
 
 def load_runs(folder: Path = FOLDER) -> list[Run]:
-    """All runs on Omniglot in a folder, by default those that come with the library, in the order of their file names."""
+    """All runs on Omniglot in a folder, by default those of the library, in the order of their file names."""
     return [Run.read(path) for path in sorted(folder.glob("omniglot-*.json"))]
 
 

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 
 from metabook import data
 from metabook.data import local
@@ -77,3 +78,16 @@ def test_importing_reads_no_file_and_no_large_library():
         "assert not new & {'matplotlib', 'sklearn', 'PIL', 'scipy', 'urllib3'}, new"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_numerals_are_mnist_or_the_digits_of_scikit_learn(monkeypatch):
+    def absent(split):
+        raise data.DataNotFound("not here")
+
+    monkeypatch.setattr("metabook.data.local.load_mnist", absent)
+    train, test = data.numerals("train"), data.numerals("test")
+    assert len(train) == 1297 and len(test) == 500 and train.name == "Digits train"
+    assert train.images.shape[1:] == (1, 28, 28) and train.images.dtype == torch.uint8
+    assert int(train.images[:, :, :4].max()) == 0 and int(train.images.max()) > 200
+    rows = {tuple(image.flatten().tolist()) for image in test.images}
+    assert not any(tuple(image.flatten().tolist()) in rows for image in train.images)
