@@ -3,14 +3,16 @@
 *A memory.*  A. Santoro, S. Bartunov, M. Botvinick, D. Wierstra, T. Lillicrap, "Meta-Learning with Memory-Augmented
 Neural Networks", ICML 2016.  Rows M_i of a memory are read and written by content, with r_i the reading weights:
 
-    r = softmax of sharpness * cosine(key, M_i)           what is read is sum_i r_i V_i
+    r = softmax of sharpness * cosine(key, M_i)           over the rows in use; what is read is sum_i r_i V_i
     w = gate * r + (1 - gate) * (the least used row)      where is written; the least used row is cleared first
     usage <- decay * usage + r + w
 
 *A transformer.*  S. Garg, D. Tsipras, P. Liang, G. Valiant, "What Can Transformers Learn In-Context? A Case Study of
 Simple Function Classes", NeurIPS 2022.  The examples of a task are tokens, a query is a token without its y, and the
 answer is read off the query after some blocks.  As in S. Mueller et al., "Transformers Can Do Bayesian Inference", ICLR
-2022, the examples are a set, without positions, and a query sees them and nothing else.
+2022, the examples are a set, without positions, and a query sees them and nothing else.  A softmax takes means, and a mean does
+not know of how many: with every example given twice nothing would change.  One learned token that every task has, the
+same beside one example and beside sixteen, lets the blocks count.
 
 *Gradient descent.*  J. von Oswald, E. Niklasson, E. Randazzo, J. Sacramento, A. Mordvintsev, A. Zhmoginov,
 M. Vladymyrov, "Transformers Learn In-Context by Gradient Descent", ICML 2023.  Attention without a softmax, over
@@ -53,6 +55,7 @@ class InContextRegressor(Learner):
         layers: blocks.
         heads: of the attention in each block.
         hidden: width of the hidden layer in each block, 4 times the width by default.
+        start: whether a learned token stands beside the examples of every task.
 
     Raises:
         ValueError: a size below one, or heads that do not divide the width.
@@ -66,6 +69,7 @@ class InContextRegressor(Learner):
         layers: int = 3,
         heads: int = 4,
         hidden: int | None = None,
+        start: bool = True,
     ) -> None:
         super().__init__()
         check_counts(inputs=inputs, outputs=outputs, layers=layers)
@@ -73,10 +77,13 @@ class InContextRegressor(Learner):
         self.embed_example, self.embed_query = nn.Linear(inputs + outputs, width), nn.Linear(inputs, width)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, hidden) for _ in range(layers))
         self.norm, self.readout = LayerNorm(width), nn.Linear(width, outputs)
+        self.start = nn.Parameter(0.5 * torch.randn(1, width)) if start else None
 
     def adapt(self, support: Set) -> tuple[KeysValues, ...]:
-        """Keys and values of the examples in every block."""
+        """Keys and values of the examples, and of the start token before them, in every block."""
         tokens = self.embed_example(torch.cat([support.x, support.y], dim=-1))  # (..., examples, width)
+        if self.start is not None:
+            tokens = torch.cat([self.start.expand(*tokens.shape[:-2], 1, -1), tokens], dim=-2)
         state = [self.blocks[0].remember(tokens)]
         for block, following in zip(self.blocks[:-1], self.blocks[1:], strict=True):
             tokens = block(tokens, state[-1])
@@ -238,9 +245,11 @@ class ContentMemory(Learner):
         return Memory(key.new_zeros(self.slots, len(key)), key.new_zeros(self.slots, self.ways), order)
 
     def attend(self, memory: Memory, keys: Tensor) -> Tensor:
-        """Reading weights of each row for keys `(..., features)`: `(..., slots)`."""
+        """Reading weights of each row for keys `(..., features)`: `(..., slots)`; all zero while nothing is written."""
+        used = memory.values.sum(-1) > 0
         cosines = _unit(keys) @ _unit(memory.keys).mT
-        return (self.log_sharpness.exp() * cosines).softmax(-1)
+        weights = used * (self.log_sharpness.exp() * (cosines - 1)).exp()
+        return weights / weights.sum(-1, keepdim=True).clamp(min=1e-30)
 
     def write(self, memory: Memory, key: Tensor, label: Tensor) -> Memory:
         """The memory after one example: its key `(features,)` and one-hot label `(ways,)`."""
@@ -290,4 +299,4 @@ class ContentMemory(Learner):
 
 def _unit(x: Tensor) -> Tensor:
     """Rows of length one; zero rows stay zero, with a finite derivative."""
-    return x * (x.square().sum(-1, keepdim=True) + 1e-12).rsqrt()
+    return x * (x.square().sum(-1, keepdim=True) + 1e-24).rsqrt()

@@ -131,7 +131,7 @@ def test_every_example_has_an_effect(name):
 def test_the_state_is_what_the_examples_leave_in_every_block():
     learner, episode = transformer(layers=3), regression()
     state = learner.adapt(Set(episode.support.x[0], episode.support.y[0]))
-    assert [part.keys.shape for part in state] == [(2, 4, 4)] * 3  # heads, examples, width / heads
+    assert [part.keys.shape for part in state] == [(2, 5, 4)] * 3  # heads, start and examples, width / heads
 
 
 def test_the_transformer_is_a_block_over_examples_and_query_with_a_mask():
@@ -139,11 +139,20 @@ def test_the_transformer_is_a_block_over_examples_and_query_with_a_mask():
     learner, episode = transformer(layers=3), regression(tasks=1)
     (x, y), queries = (t[0] for t in episode.support), episode.query.x[0]
     n, m = len(x), len(queries)
-    tokens = torch.cat([learner.embed_example(torch.cat([x, y], 1)), learner.embed_query(queries)])
+    examples = torch.cat([learner.start, learner.embed_example(torch.cat([x, y], 1))])
+    tokens, n = torch.cat([examples, learner.embed_query(queries)]), n + 1
     mask = torch.cat([torch.ones(n + m, n), torch.zeros(n + m, m)], 1).bool()
     for block in learner.blocks:
         tokens = block(tokens, mask=mask)
     torch.testing.assert_close(learner(episode)[0], learner.readout(learner.norm(tokens[n:])))
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_only_with_the_start_token_examples_given_twice_are_noticed(start):
+    learner, episode = InContextRegressor(2, width=8, layers=2, heads=2, start=start).double(), regression()
+    twice = Episode(Set(*(torch.cat([t, t], 1) for t in episode.support)), episode.query)
+    change = (learner(twice) - learner(episode)).abs()
+    assert change.max() < 1e-12 if not start else change.min() > 1e-6
 
 
 @pytest.mark.parametrize("shots", [1, 9, 40])
@@ -214,23 +223,19 @@ def test_when_all_rows_are_in_use_the_least_used_is_forgotten():
 def test_an_open_gate_writes_where_it_has_read():
     learner = ContentMemory(nn.Identity(), ways=2, slots=3, sharpness=200.0, gate=1 - 1e-9).double()
     key, label = torch.tensor([0.6, 0.8]).double(), torch.tensor([1.0, 0.0]).double()
-    state = learner.empty(key)._replace(keys=torch.stack([-key, key, key * 0]))
+    state = learner.empty(key)._replace(keys=torch.stack([-key, key, key * 0]), values=torch.eye(3, 2).double())
     after = learner.write(state, key, label)
     torch.testing.assert_close(after.keys[1], 2 * key)
-    torch.testing.assert_close(after.values[1], label)
+    torch.testing.assert_close(after.values[1], torch.tensor([1.0, 1.0]).double())
 
 
 def test_with_a_row_for_every_example_reading_is_attention():
-    """As long as only the least used rows, which are empty, are written."""
-    learner = memory(slots=20, gate=1e-9, decay=1.0, sharpness=3.0)
-    episode = classification(tasks=1)
+    learner, episode = memory(slots=9, sharpness=3.0), classification(tasks=1)
+    learner.gate.data.fill_(-torch.inf)  # only the least used rows are written, and those are empty
     x, y = episode.support.x[0], episode.support.y[0]
-    state = learner.adapt(Set(x, y))
     keys, queries = (F.normalize(learner.encoder(t), dim=-1) for t in (x, episode.query.x[0]))
-    rows = torch.cat([keys, keys.new_zeros(14, 4)])  # cosine 0 to the empty rows
-    labels = torch.cat([F.one_hot(y, 3).double(), keys.new_zeros(14, 3)])
-    expected = 5.0 * attention(3.0 * 2.0 * queries, rows, labels)  # attention divides by the root of 4
-    torch.testing.assert_close(learner.predict(state, episode.query.x[0]), expected, rtol=1e-5, atol=1e-6)
+    expected = 5.0 * attention(3.0 * 2.0 * queries, keys, F.one_hot(y, 3).double())  # it divides by the root of 4
+    torch.testing.assert_close(learner.predict(learner.adapt(Set(x, y)), episode.query.x[0]), expected)
 
 
 def test_following_a_sequence_is_predicting_before_each_writing():
