@@ -10,9 +10,9 @@ Neural Networks", ICML 2016.  Rows M_i of a memory are read and written by conte
 *A transformer.*  S. Garg, D. Tsipras, P. Liang, G. Valiant, "What Can Transformers Learn In-Context? A Case Study of
 Simple Function Classes", NeurIPS 2022.  The examples of a task are tokens, a query is a token without its y, and the
 answer is read off the query after some blocks.  As in S. Mueller et al., "Transformers Can Do Bayesian Inference", ICLR
-2022, the examples are a set, without positions, and a query sees them and nothing else.  A softmax takes means, and a mean does
-not know of how many: with every example given twice nothing would change.  One learned token that every task has, the
-same beside one example and beside sixteen, lets the blocks count.
+2022, the examples are a set, without positions, and a query sees them and nothing else.  A softmax takes means, and a
+mean does not know of how many: with every example given twice nothing would change.  One learned token that every task
+has, the same beside one example and beside sixteen, lets the blocks count.
 
 *Gradient descent.*  J. von Oswald, E. Niklasson, E. Randazzo, J. Sacramento, A. Mordvintsev, A. Zhmoginov,
 M. Vladymyrov, "Transformers Learn In-Context by Gradient Descent", ICML 2023.  Attention without a softmax, over
