@@ -1,11 +1,11 @@
 """In-context learning: a task is learned in the forward pass, and no weight changes.
 
 *A memory.*  A. Santoro, S. Bartunov, M. Botvinick, D. Wierstra, T. Lillicrap, "Meta-Learning with Memory-Augmented
-Neural Networks", ICML 2016.  Rows M_i of a memory are read and written by content, with r_i the reading weights:
+Neural Networks", ICML 2016.  The rows of a memory, keys k_i and values v_i, are read and written by content:
 
-    r = softmax of sharpness * cosine(key, M_i)           over the rows in use; what is read is sum_i r_i V_i
-    w = gate * r + (1 - gate) * (the least used row)      where is written; the least used row is cleared first
-    usage <- decay * usage + r + w
+    r = softmax of sharpness * cosine(q, k_i)             over the rows in use; what is read is sum_i r_i v_i
+    b = gate * r + (1 - gate) * (the least used row)      where is written; the least used row is cleared first
+    k_i <- k_i + b_i q,    v_i <- v_i + b_i y,    usage <- decay * usage + r + b
 
 *A transformer.*  S. Garg, D. Tsipras, P. Liang, G. Valiant, "What Can Transformers Learn In-Context? A Case Study of
 Simple Function Classes", NeurIPS 2022.  The examples of a task are tokens, a query is a token without its y, and the
