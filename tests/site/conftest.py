@@ -24,7 +24,7 @@ def site() -> Path:
     if not (folder / "index.html").exists():
         if "METABOOK_SITE" in os.environ:
             raise ValueError(f"METABOOK_SITE={folder} holds no index.html; build the book there, or unset the variable")
-        build = [sys.executable, "-m", "jupyter_book", "build", str(ROOT), "-W", "--keep-going"]
+        build = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "-W", "--keep-going"]
         done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"the book does not build:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return folder
