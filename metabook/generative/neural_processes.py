@@ -9,7 +9,8 @@ Targets are independent given r, so a prediction has a mean and a standard devia
 sample of a function.
 
 *NP.*  M. Garnelo et al., "Neural Processes", arXiv 1807.01622.  The representation is uncertain: z ~ q(z | S), a
-normal distribution whose parameters are read from the mean of the h(x_i, y_i), and y ~ N(g(x, z)).  One z, one function.
+normal distribution whose parameters are read from the mean of the h(x_i, y_i), and y ~ N(g(x, z)).  One z is one
+function.
 
 *Attentive NP.*  H. Kim et al., "Attentive Neural Processes", ICLR 2019.  Beside z the decoder reads r(x), in which each
 target attends to the observations that are near it in a learned space.
@@ -43,6 +44,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from metabook.episode import Episode, Set, is_classification
 from metabook.learner import Learner
 from metabook.networks import mlp
+from metabook.networks.cross_attention import attend
 from metabook.networks.set_convolution import from_lattice, lattice, to_lattice
 from metabook.tasks.distribution import check_counts
 
@@ -222,7 +224,7 @@ class NeuralProcess(Learner):
         return Belief(mean, std, self.keys(support.x), self.values(torch.cat(support, dim=-1)))
 
     def functions(self, state: Belief, x: Tensor, z: Tensor) -> Independent:
-        """The targets `x (..., queries, inputs)` given z `(samples, ..., latent)`: normal, `(samples, ..., queries)`."""
+        """Targets `x (..., queries, inputs)` given z `(samples, ..., latent)`: normal, `(samples, ..., queries)`."""
         read = [z.unsqueeze(-2)]
         if self.heads:
             attended = attend(self.keys(x), state.keys, state.values, self.heads)  # (..., queries, width)
@@ -350,21 +352,6 @@ class ConvCNP(Learner):
         """Raise one clear `ValueError` if the process cannot work on this batch."""
         super().check(episode)
         _check_shapes(episode, self.inputs, self.outputs)
-
-
-def attend(queries: Tensor, keys: Tensor, values: Tensor, heads: int) -> Tensor:
-    """Multi-head attention without projections of its own: each head has a slice of the width.
-
-    Args:
-        queries: `(..., targets, width)`.
-        keys, values: `(..., examples, width)`.
-        heads: divides the width.
-
-    Returns:
-        `(..., targets, width)`.
-    """
-    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(-2, -3) for t in (queries, keys, values))  # (..., heads, n, w)
-    return F.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2)
 
 
 def draw(z: Independent, samples: int, generator: torch.Generator | None = None) -> Tensor:

@@ -113,7 +113,7 @@ class GaussianProcess(TaskDistribution):
 
     def __init__(
         self,
-        kernels: Kernel | Sequence[Kernel] = RBF(),  # noqa: B008 (frozen)
+        kernels: Kernel | Sequence[Kernel] = RBF(),
         shots: int | tuple[int, int] = 10,
         queries: int = 30,
         noise: float = 0.1,
