@@ -22,7 +22,7 @@ and the prediction shifts with them.
 The losses are negative log-likelihoods per target, of support and query points together.  That of a latent variable is
 an integral, with two bounds for L samples of z:
 
-    ELBO = E_q(z | S, Q) [log p(y | z)] - KL(q(z | S, Q) || q(z | S))         Garnelo et al., equation 9
+    ELBO = E_q(z | S, Q) [log p(y | z)] - KL(q(z | S, Q) || q(z | S))         Garnelo et al., arXiv 1807.01622
     NPML = log 1/L sum_l p(y | z_l),  z_l ~ q(z | S)                          A. Y. K. Foong et al., NeurIPS 2020
 
 Two identities save work and change nothing else:
@@ -34,6 +34,7 @@ Two identities save work and change nothing else:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -65,6 +66,19 @@ def normal(raw: Tensor, min_std: float) -> Independent:
     # without validation, which would make the host wait for a GPU
     base = Normal(mean, min_std + (1 - min_std) * F.softplus(spread), validate_args=False)
     return Independent(base, 1, validate_args=False)
+
+
+def probability_below(prediction: Independent | MixtureSameFamily, y: Tensor) -> Tensor:
+    """The probability of a target below `y (..., targets, outputs)`, for each output; uniform if it is calibrated.
+
+    Args:
+        prediction: normal, or a mixture of such.
+        y: what was observed.
+    """
+    if isinstance(prediction, MixtureSameFamily):
+        each = prediction.component_distribution.base_dist.cdf(y.unsqueeze(-2))  # (..., targets, components, outputs)
+        return (prediction.mixture_distribution.probs.unsqueeze(-1) * each).sum(-2)
+    return prediction.base_dist.cdf(y)
 
 
 def elbo(log_likelihood: Tensor, posterior: Independent, prior: Independent) -> Tensor:
@@ -279,14 +293,15 @@ class ConvCNP(Learner):
         outputs: number of values in y.
         spacing: of the lattice, in units of x.
         channels: of the convolutions.
-        layers: of them, residual; each sees `kernel // 2` lattice points to either side.
         kernel: points of a filter along an axis, odd.
-        margin: lattice points beyond the outermost input.  From `layers * (kernel // 2)` on (the default), no target
-            sees where the lattice ends, so none depends on the others.
+        dilations: the distance of these points, for each of the residual layers.  Together the layers see
+            `sum(dilations) * (kernel // 2)` lattice points to either side.
+        margin: lattice points beyond the outermost input.  By default as many as the layers see, and a few more: then
+            no target sees where the lattice ends, so none depends on the others.
         min_std: as for `ConditionalNeuralProcess`.
 
     Raises:
-        ValueError: sizes below one, an even kernel, more than two features, a bound outside (0, 1).
+        ValueError: a size or dilation below one, an even kernel, more than two features, a bound outside (0, 1).
     """
 
     def __init__(
@@ -295,23 +310,27 @@ class ConvCNP(Learner):
         outputs: int = 1,
         spacing: float = 1 / 16,
         channels: int = 32,
-        layers: int = 5,
-        kernel: int = 9,
+        kernel: int = 5,
+        dilations: Sequence[int] = (1, 2, 4, 8, 4, 2, 1),
         margin: int | None = None,
         min_std: float = 0.1,
     ) -> None:
         super().__init__(loss=negative_log_likelihood)
-        check_counts(inputs=inputs, outputs=outputs, channels=channels, layers=layers, kernel=kernel)
+        check_counts(
+            inputs=inputs, outputs=outputs, channels=channels, kernel=kernel, dilation=min(dilations, default=0)
+        )
         _check_min_std(min_std)
         if inputs > 2 or kernel % 2 == 0 or spacing <= 0:
             raise ValueError(
                 f"inputs must be 1 or 2, the kernel odd and the spacing positive, got {inputs}, {kernel} and {spacing}"
             )
         self.inputs, self.outputs, self.min_std, self.spacing = inputs, outputs, min_std, spacing
-        self.margin = layers * (kernel // 2) + 4 if margin is None else margin  # 4: the bump reaches two spacings
+        self.margin = sum(dilations) * (kernel // 2) + 4 if margin is None else margin  # 4: the reach of a bump
         conv = (nn.Conv1d, nn.Conv2d)[inputs - 1]
         self.lift = conv(1 + outputs, channels, 1)
-        self.blocks = nn.ModuleList(conv(channels, channels, kernel, padding="same") for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            conv(channels, channels, kernel, padding="same", dilation=dilation) for dilation in dilations
+        )
         self.head = mlp([channels, channels, 2 * outputs])
         self.log_lengths = nn.Parameter(torch.full((2,), math.log(spacing)))  # of the two bumps
 

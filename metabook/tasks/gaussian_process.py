@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
 from metabook.episode import Episode, Set
 from metabook.tasks.distribution import TaskDistribution, check_counts
@@ -34,9 +34,12 @@ class Kernel(Protocol):
 
 @dataclass(frozen=True)
 class RBF:
-    """`exp(-d^2 / (2 length^2))` for inputs at distance d: very smooth functions (equation 4.9)."""
+    """`exp(-d^2 / (2 length^2))` for inputs at distance d: very smooth functions (equation 4.9).
 
-    length: float = 0.5
+    A length `(tasks, 1, 1)` gives each task its own.
+    """
+
+    length: float | Tensor = 0.5
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Covariance `(..., n, m)`."""
@@ -94,6 +97,16 @@ def log_evidence(kernel: Kernel, noise: float, data: Set) -> Tensor:
     _check_single_output(data.y)
     x, y = data.x.double(), data.y.double().squeeze(-1)
     return MultivariateNormal(torch.zeros_like(y), _noisy(kernel(x, x), noise), validate_args=False).log_prob(y)
+
+
+def marginals(joint: MultivariateNormal | MixtureSameFamily) -> Independent | MixtureSameFamily:
+    """What each target may be on its own, `(..., queries)` of `(1,)`, from a joint distribution of `(..., queries)`."""
+    if isinstance(joint, MixtureSameFamily):
+        each = joint.component_distribution  # (..., kernels) of (queries,)
+        weights = joint.mixture_distribution.logits.unsqueeze(-2).expand(*each.loc.mT.shape)
+        parts = Normal(each.loc.mT[..., None], each.stddev.mT[..., None], validate_args=False)
+        return MixtureSameFamily(Categorical(logits=weights), Independent(parts, 1), validate_args=False)
+    return Independent(Normal(joint.loc[..., None], joint.stddev[..., None], validate_args=False), 1)
 
 
 class GaussianProcess(TaskDistribution):

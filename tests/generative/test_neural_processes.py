@@ -19,6 +19,7 @@ from metabook.generative.neural_processes import (
     elbo,
     negative_log_likelihood,
     npml,
+    probability_below,
 )
 from metabook.learner import per_task_score
 from metabook.tasks import Sinusoids
@@ -212,7 +213,7 @@ def generator(seed=0):
 
 
 def convolutional(**options):
-    sizes = {"inputs": 2, "outputs": 3, "channels": 4, "layers": 2, "kernel": 3, "spacing": 0.5}
+    sizes = {"inputs": 2, "outputs": 3, "channels": 4, "dilations": (1, 2), "kernel": 3, "spacing": 0.5}
     return ConvCNP(**sizes | options).double()
 
 
@@ -283,6 +284,17 @@ def test_npml_is_the_log_of_the_mean():
     torch.testing.assert_close(npml(values), values.exp().mean(0).log(), **EXACT)
 
 
+def test_probabilities_below_are_those_of_samples():
+    learner, (support, query) = latent(), regression(outputs=3)
+    state = learner.adapt(support)
+    prediction = learner.distribution(state, query.x, 5, generator())
+    torch.manual_seed(0)
+    below = (prediction.sample((20_000,)) < query.y).double().mean(0)
+    torch.testing.assert_close(probability_below(prediction, query.y), below, rtol=0, atol=0.015)
+    one = process().distribution(process().adapt(support), query.x)
+    torch.testing.assert_close(probability_below(one, one.mean), torch.full_like(one.mean, 0.5))
+
+
 @pytest.mark.parametrize("heads", [0, 2])
 def test_functions_equal_the_textbook(heads):
     """One target and one z at a time, the decoder's input put together by hand."""
@@ -344,7 +356,7 @@ def test_one_task_alone_is_predicted_as_in_the_batch(build):
         lambda: latent(width=4, latent=2),
         lambda: latent(width=4, latent=2, heads=2),
         lambda: latent(width=4, latent=2, objective="elbo"),
-        lambda: convolutional(channels=2, layers=1),
+        lambda: convolutional(channels=2, dilations=(1,)),
     ],
     ids=["np", "anp", "elbo", "convcnp"],
 )
@@ -383,6 +395,7 @@ def test_a_convolutional_prediction_does_not_depend_on_the_other_targets():
         (lambda: latent(heads=3), "heads must divide the width 8, or be 0, got 3"),
         (lambda: latent(latent=0), "latent must be a positive integer, got 0"),
         (lambda: convolutional(kernel=4), "the kernel odd .* got 2, 4"),
+        (lambda: convolutional(dilations=()), "dilation must be a positive integer, got 0"),
         (lambda: convolutional(inputs=3), "inputs must be 1 or 2"),
         (lambda: convolutional(min_std=2), "min_std must lie between 0 and 1, got 2"),
     ],

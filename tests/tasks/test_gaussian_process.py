@@ -7,7 +7,7 @@ import torch
 
 from metabook import Set
 from metabook.tasks import GaussianProcess
-from metabook.tasks.gaussian_process import RBF, Matern, Periodic, log_evidence, posterior
+from metabook.tasks.gaussian_process import RBF, Matern, Periodic, log_evidence, marginals, posterior
 
 KERNELS = [RBF(0.4), Matern(0.7), Periodic(0.9, 1.3)]
 
@@ -98,6 +98,25 @@ def test_one_kernel_is_a_mixture_of_one():
     support, query = tasks.sample(5, tasks.generator(0))
     alone = posterior(RBF(), tasks.noise, support, query.x)
     torch.testing.assert_close(tasks.posterior(support, query.x).mean, alone.mean)
+
+
+def test_marginals_are_the_posterior_of_one_target_at_a_time():
+    tasks = GaussianProcess(KERNELS, shots=6, queries=4)
+    support, query = tasks.sample(5, tasks.generator(0))
+    together = marginals(tasks.posterior(support, query.x)).log_prob(query.y.double())
+    single = marginals(posterior(RBF(), 0.1, support, query.x)).log_prob(query.y.double())
+    assert together.shape == single.shape == (5, 4)
+    for q in range(4):
+        x, y = query.x[:, q : q + 1], query.y[:, q].double()
+        torch.testing.assert_close(tasks.posterior(support, x).log_prob(y), together[:, q])
+        torch.testing.assert_close(posterior(RBF(), 0.1, support, x).log_prob(y), single[:, q])
+
+
+def test_a_length_of_its_own_for_each_task():
+    x, lengths = points(2, 5), torch.tensor([0.3, 0.9])
+    together = RBF(lengths[:, None, None])(x, x)
+    for task in range(2):
+        torch.testing.assert_close(together[task], RBF(lengths[task].item())(x[task], x[task]), rtol=1e-6, atol=1e-6)
 
 
 def test_posterior_is_calibrated():
