@@ -141,7 +141,7 @@ def test_there_and_back_is_nearly_nothing_for_a_smooth_picture():
     along = torch.linspace(-1, 1, 41, dtype=torch.float64)
     blob = torch.exp(-((along[:, None] - 0.2) ** 2 + (along[None] + 0.1) ** 2) / 0.1)[None]
     back = rotate(rotate(blob, 33.0), -33.0)
-    assert (back - blob).abs().max() < 0.02
+    assert (back - blob).abs().max() < 0.03
     assert (rotate(blob, 33.0) - blob).abs().max() > 0.2
 
 
