@@ -244,7 +244,8 @@ def test_all_tasks_at_once_are_augmented_like_one_by_one_and_keep_their_labels()
     episode = Episode(Set(x, y), Set(x, y))
     head.generator = seeded(1)
     torch.testing.assert_close(
-        head(episode), torch.stack([head.head.predict(head.head.adapt(Set(*s)), q) for *s, q in zip(*both, x)])
+        head(episode),
+        torch.stack([head.head.predict(head.head.adapt(Set(*s)), q) for *s, q in zip(*both, x, strict=True)]),
     )
 
 
