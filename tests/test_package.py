@@ -24,8 +24,16 @@ def test_every_public_name_exists():
         assert getattr(metabook, name).__doc__, name
 
 
-def test_version_is_that_of_the_project():
+def test_version_is_that_of_the_project_everywhere():
     assert metabook.__version__ == PROJECT["version"]
+    written = {
+        "CITATION.cff": [f"version: {metabook.__version__}\n"] * 2,
+        "CHANGELOG.md": [f"## [{metabook.__version__}] - "],
+        "book/intro.ipynb": [f"{{Version {metabook.__version__}}}"],
+    }
+    for name, lines in written.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert text.count(lines[0]) == len(lines), f"{name} does not say {lines[0]!r}"
 
 
 def test_import_takes_less_than_two_seconds_beyond_torch():
