@@ -21,7 +21,7 @@ def leaves(seed):
 
 def fit(operation, a, b):
     try:
-        getattr(np, operation)(np.empty(a.shape), np.empty(b.shape))
+        getattr(np, operation)(np.zeros(a.shape), np.zeros(b.shape))
     except ValueError:
         return False
     return operation != "matmul" or min(len(a.shape), len(b.shape)) >= 2
@@ -286,8 +286,8 @@ def test_the_inputs_and_the_values_are_left_alone():
         (lambda: Array(np.ones(3)) + np.ones(4), r"add does not fit the shapes \(3,\) and \(4,\)"),
         (lambda: Array(np.ones((2, 3))) * Array(np.ones((3, 2))), r"multiply does not fit .*\(2, 3\) and \(3, 2\)"),
         (lambda: Array(np.ones((2, 3))) @ np.ones((2, 3)), r"matmul does not fit the shapes \(2, 3\) and \(2, 3\)"),
-        (lambda: Array(np.ones((2, 3))) @ np.ones(3), r"needs matrices, got shapes \(2, 3\) and \(3,\)"),
-        (lambda: np.ones(2) @ Array(np.ones((2, 3))), r"needs matrices, got shapes \(2,\) and \(2, 3\)"),
+        (lambda: Array(np.ones((2, 3))) @ np.ones(3), r"needs two matrices, got shapes \(2, 3\) and \(3,\)"),
+        (lambda: np.ones(2) @ Array(np.ones((2, 3))), r"needs two matrices, got shapes \(2,\) and \(2, 3\)"),
         (lambda: Array("three"), "could not convert"),
     ],
 )
