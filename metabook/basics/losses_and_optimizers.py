@@ -34,7 +34,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad
 from torch.utils._pytree import tree_leaves, tree_map
@@ -82,8 +81,7 @@ def categorical_nll(logits: Tensor, labels: Tensor) -> Tensor:
             f"logits (n, classes) and integer labels (n,) are expected, got {tuple(logits.shape)} and "
             f"{labels.dtype} {tuple(labels.shape)}"
         )
-    right = (logits * F.one_hot(labels, logits.shape[1])).sum(1)
-    return (logits.logsumexp(1) - right).mean()
+    return (logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]).mean()
 
 
 class Optimizer(NamedTuple):

@@ -197,6 +197,8 @@ def test_categorical_loss_is_the_probability_of_torch_and_its_gradient_softmax_m
         grad(categorical_nll)(logits, labels), (logits.softmax(1) - F.one_hot(labels, 4)) / len(labels)
     )
     assert torch.autograd.gradcheck(lambda z: categorical_nll(z, labels), logits.requires_grad_())
+    lifted = vmap(grad(categorical_nll), (0, None))(torch.stack([logits, 2 * logits]).detach(), labels)
+    torch.testing.assert_close(lifted[1], grad(categorical_nll)(2 * logits.detach(), labels))
     large = torch.tensor([[1000.0, -1000.0]])
     assert categorical_nll(large, torch.tensor([1])) == 2000
 
