@@ -11,8 +11,8 @@ An optimiser is `(init, update)`, as in optax (github.com/google-deepmind/optax)
     gradient descent   step = -a g
     momentum           m' = mu m + g                              step = -a m'     (Nesterov: -a (g + mu m'))
     RMSProp            v' = r v + (1 - r) g^2                      step = -a g / (sqrt(v') + eps)
-    Adam               m' = b1 m + (1 - b1) g,   v' = b2 v + (1 - b2) g^2,   after t steps
-                       step = -a  m' / (1 - b1^t)  /  (sqrt(v' / (1 - b2^t)) + eps)
+    Adam, averages     m' = b1 m + (1 - b1) g,                     v' = b2 v + (1 - b2) g^2
+    Adam, step t       step = -a  m' / (1 - b1^t)  /  (sqrt(v' / (1 - b2^t)) + eps)
     AMSGrad            as Adam, with the largest v' so far in place of v'
 
 B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR Computational Mathematics and
