@@ -159,6 +159,9 @@ class ClassBelief(NamedTuple):
 class VersaClassifier(Learner):
     """VERSA's amortised linear classifier in a learned embedding; its state is a `ClassBelief`.
 
+    The inference network corrects the linear classifier that a prototypical network is, weights 2 c_k and bias
+    -||c_k||^2, and starts with a correction of zero.  Besides c_k it reads the logarithm of the number of examples.
+
     Args:
         encoder: maps `(n, *features)` to embeddings `(n, d)`.
         features: d.
@@ -180,16 +183,21 @@ class VersaClassifier(Learner):
         check_counts(features=features, width=width, samples=samples)
         super().__init__(ways)
         self.encoder, self.features, self.samples, self.certain = encoder, features, samples, certain
-        self.inference = mlp([features, width, 2 * (features + 1)], nn.ELU)
+        self.inference = mlp([features + 1, width, 2 * (features + 1)], nn.ELU)
+        nn.init.zeros_(self.inference[-1].weight)
+        nn.init.zeros_(self.inference[-1].bias)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("draws", torch.randn(samples, 1, ways, generator=generator))
 
     def adapt(self, support: Set) -> ClassBelief:
         """Beliefs about the weights of each class, from its own examples alone."""
-        z, present = self.encoder(support.x), F.one_hot(support.y, self.ways).sum(0) > 0
-        mean, raw = self.inference(prototypes(z, support.y, self.ways)).chunk(2, -1)
-        std = torch.zeros_like(raw) if self.certain else F.softplus(raw - 3)
-        return ClassBelief(mean, std, present)
+        centres = prototypes(self.encoder(support.x), support.y, self.ways)  # (ways, d)
+        nearest = torch.cat([2 * centres, -centres.square().sum(-1, keepdim=True)], -1)
+        shots = F.one_hot(support.y, self.ways).sum(0)
+        read = torch.cat([centres, shots.clamp(min=1).log()[:, None].to(centres)], -1)
+        change, raw = self.inference(read).chunk(2, -1)
+        std = torch.zeros_like(raw) if self.certain else F.softplus(raw - 1) / shots.clamp(min=1).sqrt()[:, None]
+        return ClassBelief(nearest + change, std, shots > 0)
 
     def logits(self, state: ClassBelief, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each query's logits, `(queries, ways)`; a mean of -inf for absent classes."""

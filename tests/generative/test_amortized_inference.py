@@ -9,7 +9,7 @@ from examples import classification, regression, slopes
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from metabook import MAML, Episode, Set
+from metabook import MAML, Episode, PrototypicalNetwork, Set
 from metabook.generative.amortized_inference import (
     AddedEvidence,
     BayesianMAML,
@@ -141,7 +141,9 @@ def test_regression_batches_are_loops_and_its_gradient_is_that_of_finite_differe
 
 def classifier(ways=3, samples=20, certain=False):
     torch.manual_seed(0)
-    return VersaClassifier(mlp([5, 8, 6]), 6, ways, width=8, samples=samples, certain=certain).double()
+    learner = VersaClassifier(mlp([5, 8, 6]), 6, ways, width=8, samples=samples, certain=certain).double()
+    nn.init.normal_(learner.inference[-1].weight, std=0.5)  # as if it had learned something
+    return learner
 
 
 def test_the_draws_of_logits_are_draws_of_weights():
@@ -169,6 +171,20 @@ def test_a_certain_classifier_is_its_mean_logits():
     torch.testing.assert_close(
         uncertain.distribution(*uncertain.logits(uncertain.adapt(support), x), draws).logits, mean.log_softmax(-1)
     )
+
+
+def test_a_fresh_point_head_is_a_prototypical_network():
+    episode, encoder = classification(), mlp([5, 8, 6]).double()
+    learner = VersaClassifier(encoder, 6, 3, certain=True).double()
+    expected = PrototypicalNetwork(encoder, 3)(episode).log_softmax(-1)
+    torch.testing.assert_close(learner(episode), expected, rtol=1e-6, atol=1e-8)
+
+
+def test_the_spread_of_a_fresh_head_falls_with_the_root_of_the_shots():
+    learner, x = VersaClassifier(nn.Identity(), 5, 2).double(), doubles(1, 5)
+    once, often = (learner.adapt(Set(x.expand(n, 5), torch.zeros(n, dtype=torch.int64))) for n in (1, 9))
+    torch.testing.assert_close(once.std[0], 3 * often.std[0])
+    torch.testing.assert_close(once.mean[0], often.mean[0])
 
 
 def test_spread_makes_an_answer_less_sure():
