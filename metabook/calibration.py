@@ -3,8 +3,8 @@
 C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.  A classifier is
 calibrated if, of all answers given with confidence c, a fraction c is right.  Cut 0..1 into bins B_b of equal width:
 
-    acc(b), conf(b) = share of right answers, mean confidence in bin b        (their equations 2 and 3 of section 2)
-    ECE = sum_b |B_b| / n * |acc(b) - conf(b)|                                 expected calibration error
+    acc(b), conf(b) = share of right answers, mean confidence in bin b
+    ECE = sum_b n_b / n * abs(acc(b) - conf(b))       expected calibration error, with n_b of the n answers in bin b
 
 *Temperature scaling* divides all logits by one number T > 0, fitted on examples that nothing else was fitted to.
 

@@ -2,7 +2,7 @@
 
 *VERSA.*  J. Gordon, J. Bronskill, M. Bauer, S. Nowozin, R. E. Turner, "Meta-Learning Probabilistic Inference for
 Prediction", ICLR 2019.  A network maps the support set S to the parameters of q(w | S), and all that is asked of q is
-that predictions made with it are good (their equations 4 and 5):
+that predictions made with it are good:
 
     p(y | x, S) ~ integral of p(y | x, w) q(w | S) dw ~ 1/L sum_l p(y | x, w_l)    with w_l drawn from q
     minimise  mean over tasks and queries of  -log p(y | x, S)
@@ -12,13 +12,14 @@ Given x, the logit of class k is then Gaussian with mean m_k.h and variance s_k^
 
 *Bayesian MAML.*  J. Yoon, T. Kim, O. Dia, S. Kim, Y. Bengio, S. Ahn, "Bayesian Model-Agnostic Meta-Learning",
 NeurIPS 2018.  The start of MAML becomes M starts, and its gradient step a step of Stein variational gradient descent
-(Q. Liu, D. Wang, "Stein Variational Gradient Descent", NeurIPS 2016, their equation 8),
+(Q. Liu, D. Wang, "Stein Variational Gradient Descent", NeurIPS 2016, their algorithm 1),
 
     phi(t) = 1/M sum_j  k(t_j, t) grad log p(t_j)  +  grad_{t_j} k(t_j, t)        k(s, t) = exp(-||s - t||^2 / h)
 
 which pulls particles to probable weights and pushes them apart.  Here log p(t | S) = -n L_S(t), with the mean loss L_S
 of the n support examples, and a step is t + alpha / n * phi(t): a single particle takes exactly the step of MAML.
-The outer loss is the negative log-likelihood of each query under the mixture of the particles' predictions.
+The outer loss is the negative log-likelihood of each query under the mixture of the particles' predictions (the paper
+adds a loss that draws the particles after a few steps to those after more).
 """
 
 from __future__ import annotations
@@ -233,8 +234,8 @@ def svgd_direction(particles: Tensor, scores: Tensor, bandwidth: Tensor | float 
     Args:
         particles: t_j, `(M, d)`.
         scores: the gradients of log p at the particles, `(M, d)`.
-        bandwidth: h of the kernel.  By default the median of the squared distances of all pairs over log(M + 1), as in
-            the authors' code.
+        bandwidth: h of the kernel.  By default the median of the squared distances of all pairs over log(M + 1), which
+            unlike the paper's log M is not zero for one particle.
     """
     count = len(particles)
     squared = (particles[:, None] - particles).square().sum(-1)  # (M, M)
