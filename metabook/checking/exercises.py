@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from types import FunctionType
 from typing import Any
 
-from metabook.checking import graders
 from metabook.checking.compare import Hint
 
+GRADERS = "metabook.checking.graders"  # one module for each chapter; the pages of the library leave the answers out
 IDLE = {"RESUME", "NOP", "POP_TOP", "LOAD_CONST", "LOAD_COMMON_CONSTANT", "RETURN_VALUE", "RETURN_CONST"}
 UNANSWERED = "not answered yet. Replace the dots, then run the cell again."
 
@@ -54,9 +54,9 @@ def find_grader(exercise: str) -> Callable[[Any], None]:
     words = exercise.split("-")
     for cut in range(len(words) - 1, 0, -1):
         chapter, name = "_".join(words[:cut]), "_".join(words[cut:])
-        if not chapter.isidentifier() or find_spec(f"{graders.__name__}.{chapter}") is None:
+        if not chapter.isidentifier() or find_spec(f"{GRADERS}.{chapter}") is None:
             continue
-        module = importlib.import_module(f"{graders.__name__}.{chapter}")
+        module = importlib.import_module(f"{GRADERS}.{chapter}")
         known = graders_of(module)
         if name not in known:
             names = ", ".join(sorted(known)).replace("_", "-")
