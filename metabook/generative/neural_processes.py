@@ -158,9 +158,7 @@ class ConditionalNeuralProcess(Learner):
 
         The paper draws the number of observations at random; here it is the episode's number of shots.
         """
-        x, y = _all_points(episode)
-        targets = self.distribution(self.adapt(episode.support), x)
-        return self.loss(targets, y), targets.mean[:, episode.support.x.shape[1] :]
+        return _loss_at_all_points(self, episode)
 
     def check(self, episode: Episode) -> None:
         """Raise one clear `ValueError` if the process cannot work on this batch."""
@@ -363,9 +361,7 @@ class ConvCNP(Learner):
 
     def loss_and_prediction(self, episode: Episode) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of support and query together, and the means of the queries."""
-        x, y = _all_points(episode)
-        targets = self.distribution(self.adapt(episode.support), x)
-        return self.loss(targets, y), targets.mean[:, episode.support.x.shape[1] :]
+        return _loss_at_all_points(self, episode)
 
     def check(self, episode: Episode) -> None:
         """Raise one clear `ValueError` if the process cannot work on this batch."""
@@ -402,6 +398,12 @@ def _all_points(episode: Episode) -> Set:
 def _check_min_std(min_std: float) -> None:
     if not 0 < min_std < 1:
         raise ValueError(f"min_std must lie between 0 and 1, got {min_std}; bring the values y to unit scale")
+
+
+def _loss_at_all_points(process: ConditionalNeuralProcess | ConvCNP, episode: Episode) -> tuple[Tensor, Tensor]:
+    x, y = _all_points(episode)
+    targets = process.distribution(process.adapt(episode.support), x)
+    return process.loss(targets, y), targets.mean[:, episode.support.x.shape[1] :]
 
 
 def _check_shapes(episode: Episode, inputs: int, outputs: int) -> None:
