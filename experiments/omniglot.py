@@ -1,7 +1,8 @@
 """Train one method on Omniglot at full length and test it: `python experiments/omniglot.py prototypical --shots 1`.
 
 One run for each published setting: a method, 1 or 5 shots and, where the network's size depends on it, 5 or 20 ways.
-Methods that take any number of ways are trained once and tested with 5 and with 20.
+Methods that take any number of ways are trained once and tested with 5 and with 20.  Two never see an episode: their
+encoder learns to tell all training characters apart.
 
 `--split vinyals`, the default, is the protocol of most published results: the split of Vinyals et al., every character
 turned by quarters counting as four classes, in training and in the test.  `--split lake` tests on the 20 alphabets
@@ -21,20 +22,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 import metabook
-from metabook import MAML, Learner, PrototypicalNetwork, Reptile, evaluate, meta_train
-from metabook.data import load_omniglot, omniglot_oneshot_runs, store
+from metabook import MAML, Episode, FineTuning, Learner, PrototypicalNetwork, Reptile, Set, evaluate, meta_train
+from metabook.data import Dataset, load_omniglot, omniglot_oneshot_runs, store
 from metabook.full_scale import Run, Test
 from metabook.full_scale.machine import describe_machine
 from metabook.full_scale.runs import FOLDER
-from metabook.metric import R2D2, MatchingNetwork, MetaOptNetSVM, RelationNetwork
+from metabook.metric import R2D2, Baseline, MatchingNetwork, MetaOptNetSVM, RelationNetwork, SimpleShot
+from metabook.metric.matching_networks import SiameseNetwork, Verification, cosines
 from metabook.metric.relation_networks import RelationModule, relation_encoder
+from metabook.metric.strong_baselines import mean_feature
 from metabook.networks import conv4, fix_statistics
-from metabook.tasks import FewShot
+from metabook.tasks import FewShot, TaskDistribution
 
+FEATURES = 64  # of an image of 28 by 28 pixels
 TEST_WAYS = (5, 20)
 TEST_QUERIES = 15  # of each class
 TEST_SEED = 1  # the chapters' test episodes have it too
@@ -47,6 +51,8 @@ class Method:
     learner: makes it for a number of ways.
     ways: of a training episode; None for those of the test.
     queries: of each class in training.
+    head: for a method that never sees an episode, makes the last layer of the classifier that it is trained as, for a
+        number of classes; the minibatch is then as large as an episode.
     """
 
     name: str
@@ -56,10 +62,54 @@ class Method:
     meta_batch: int
     steps: int
     lr: float
+    head: Callable[[int], nn.Module] | None = None
+
+
+class CosineHead(nn.Linear):
+    """Ten times the cosine of feature and class weight, as in Baseline++."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, features)` -> logits `(n, classes)`."""
+        return 10.0 * cosines(x, self.weight)
+
+
+class Minibatches(TaskDistribution):
+    """One task only: which of all the characters is it?  Turned by quarters, each counts as four, as in `FewShot`.
+
+    A sample is a minibatch of `size` images, half of it called support and half query.
+    """
+
+    def __init__(self, characters: Dataset, size: int, device: str) -> None:
+        self.characters, self.size, self.device = characters.to(device), size, torch.device(device)
+
+    def sample(self, n: int, generator: torch.Generator) -> Episode:
+        """`n` minibatches; images and labels do not depend on which half they are in."""
+        self._check(n, generator)
+        place = {"generator": generator, "device": self.device}
+        rows = torch.randint(len(self.characters), (n, self.size), **place)
+        turns = torch.randint(4, (n, self.size), **place)
+        images = self.characters.images[rows].float() / 255  # (n, size, 1, 28, 28)
+        for turn in (1, 2, 3):
+            chosen = turns == turn
+            images[chosen] = images[chosen].rot90(turn, (-2, -1))
+        labels = 4 * self.characters.labels[rows] + turns
+        return Episode(*(Set(x, y) for x, y in zip(images.chunk(2, 1), labels.chunk(2, 1), strict=True)))
 
 
 def _encoder() -> nn.Module:
     return conv4(outputs=None)
+
+
+def _simple_shot(ways: int) -> Learner:
+    return SimpleShot(_encoder(), ways, mean=torch.zeros(FEATURES))  # the mean is set after training
+
+
+def _baseline(ways: int) -> Learner:
+    return Baseline(_encoder(), ways, FEATURES, cosine=True, lr=0.3)
+
+
+def _siamese(ways: int) -> Learner:
+    return SiameseNetwork(_encoder(), ways, Verification(FEATURES))
 
 
 def _relation(ways: int) -> Learner:
@@ -67,6 +117,9 @@ def _relation(ways: int) -> Learner:
 
 
 METHODS = {  # 360 images in a step of the metric-based methods, whatever the ways
+    "simpleshot": Method("SimpleShot", _simple_shot, 60, 5, 1, 4000, 1e-2, lambda n: nn.Linear(FEATURES, n)),
+    "baseline": Method("Baseline++", _baseline, 60, 5, 1, 4000, 1e-2, lambda n: CosineHead(FEATURES, n, bias=False)),
+    "siamese": Method("Siamese network", _siamese, 20, 5, 3, 4000, 2e-3),
     "matching": Method(
         "Matching network", lambda n: MatchingNetwork(_encoder(), n, scale=10.0, learn_scale=True), 20, 5, 3, 4000, 2e-3
     ),
@@ -79,17 +132,29 @@ METHODS = {  # 360 images in a step of the metric-based methods, whatever the wa
 }
 
 
+def training_characters(options: argparse.Namespace) -> Dataset:
+    """The characters of the split that may be learned from."""
+    return load_omniglot(split="vinyals background" if options.split == "vinyals" else "background")
+
+
 def train(method: Method, options: argparse.Namespace, checkpoint: Path) -> tuple[Learner, float, dict]:
     """Train a learner, going on from its checkpoint: it, the seconds of its steps, and what was done in numbers."""
     torch.manual_seed(options.seed)
     ways, steps = method.ways or options.ways, options.steps or method.steps
     learner = method.learner(max(ways, *TEST_WAYS) if method.ways else ways).to(options.device)
-    characters = load_omniglot(split="vinyals background" if options.split == "vinyals" else "background")
+    characters = training_characters(options)
     counts = {"ways": ways, "shots": options.shots, "queries": method.queries}
-    tasks = FewShot(characters, **counts, rotations=True, device=options.device)
-    optimizer = torch.optim.Adam(learner.parameters(), method.lr)
+    if method.head:
+        counts = {"images": ways * (options.shots + method.queries)}
+        tasks = Minibatches(characters, counts["images"], options.device)
+        head = method.head(4 * characters.classes).to(options.device)
+        trained = FineTuning(nn.Sequential(learner.encoder, head))  # its training loss is that of a plain classifier
+    else:
+        tasks = FewShot(characters, **counts, rotations=True, device=options.device)
+        trained = learner
+    optimizer = torch.optim.Adam(trained.parameters(), method.lr)
     history = meta_train(
-        learner, tasks, steps=steps, optimizer=optimizer, meta_batch=method.meta_batch, seed=options.seed,
+        trained, tasks, steps=steps, optimizer=optimizer, meta_batch=method.meta_batch, seed=options.seed,
         scheduler=OneCycleLR(optimizer, method.lr, total_steps=steps), mode=options.mode, checkpoint=checkpoint,
         checkpoint_every=200,
     )  # fmt: skip
@@ -121,12 +186,14 @@ def test(learner: Learner, method: Method, options: argparse.Namespace, statisti
 
 @torch.no_grad()
 def fix(learner: Learner, options: argparse.Namespace) -> None:
-    """Give the encoder's batch normalisation the statistics of the training characters."""
-    characters = load_omniglot(split="vinyals background" if options.split == "vinyals" else "background")
+    """Give the encoder's batch normalisation the statistics of the training characters, SimpleShot also their mean."""
+    characters = training_characters(options)
     order = torch.randperm(len(characters), generator=torch.Generator().manual_seed(0))[:2000]
     with fix_statistics(learner.encoder):
         for rows in order.split(500):
             learner.encoder(characters.images[rows].to(options.device).float() / 255)
+    if isinstance(learner, SimpleShot):
+        learner.mean = mean_feature(learner.encoder, characters)
 
 
 def official(learner: Learner, device: str) -> list[str]:
@@ -158,7 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = f"omniglot-{options.split}-{options.method}{ways}-{options.shots}shot-seed{options.seed}"
     parts = options.parts or store.cache_folder() / "experiments" / "omniglot"
     learner, seconds, done = train(method, options, parts / f"{name}.pt")
-    tests = test(learner, method, options, "batch" if learner.transductive else "none")
+    tests = []
+    if not method.head:  # features that were made without episodes are used without the statistics of an episode
+        tests += test(learner, method, options, "batch" if learner.transductive else "none")
     if learner.transductive and method.ways:  # a network that is adapted keeps the statistics of its batch
         fix(learner, options)
         tests += test(learner, method, options, "fixed")

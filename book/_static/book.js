@@ -9,12 +9,29 @@
     box.setAttribute("aria-label", box.closest("li").textContent.trim());
   }
 
+  // Printed text is a table where most of its lines have a wide gap inside.
+  for (const printed of document.querySelectorAll(".cell_output .output.stream pre")) {
+    const lines = printed.textContent.trim().split("\n");
+    const gaps = lines.filter((line) => /\S {2,}\S/.test(line)).length;
+    printed.classList.toggle("columns", lines.length > 1 && 2 * gaps > lines.length);
+  }
+
   const scrollable = [
     ['mjx-container[display="true"]', "Equation, scrolls sideways"],
-    [".pst-scrollable-table-container, .cell_output .output.text_html", "Table, scrolls sideways"],
+    [".pst-scrollable-table-container, .cell_output .output.text_html, pre.columns", "Table, scrolls sideways"],
     [".highlight pre", "Code, scrolls sideways"],
     ["aside.sidebar, .bd-sidebar-primary, .bd-sidebar-secondary .sidebar-secondary-item", "Navigation"],
   ];
+
+  // A formula that is a little too wide, as on a phone, is drawn smaller; what is much too wide scrolls.
+  function fit() {
+    for (const formula of document.querySelectorAll('mjx-container[display="true"]')) {
+      formula.style.zoom = 1;
+      const ratio = formula.clientWidth / formula.scrollWidth;
+      if (ratio < 1) formula.style.zoom = Math.max(0.8, ratio - 0.005);
+    }
+    reach();
+  }
 
   function reach() {
     for (const [selector, name] of scrollable) {
@@ -54,7 +71,7 @@
 
   addEventListener("load", () => {
     const typeset = window.MathJax?.startup?.promise ?? Promise.resolve();
-    typeset.then(reach);
+    typeset.then(fit);
   });
-  addEventListener("resize", reach);
+  addEventListener("resize", fit);
 })();

@@ -1,4 +1,4 @@
-"""The built book in a browser: every page, light and dark, on a desktop and on a phone.
+"""The built book in a browser: every page, light on a desktop and dark on a phone; a few in the other two looks.
 
 Needs Chromium, playwright and axe-playwright-python; where one is absent the whole file is one visible skip.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from browser import AXE, FOLD_CODE, VARIANTS, axe_source, find_chromium, opened, settle
+from browser import AXE, FOLD_CODE, VARIANTS, axe_source, find_chromium, opened, settle, visit_pages
 
 from metabook.plotting.style import DARK_FILTER
 
@@ -26,10 +26,11 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 DOCUMENTS = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 CHAPTERS = [document for document in DOCUMENTS if (ROOT / f"{document}.ipynb").exists()]
+# Colours depend on the scheme and the layout on the width, so two looks show each of both on every page.
 # Tests of one look go to one process, which walks through the site in it once.
-look = pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in VARIANTS]
-)
+LOOKS = ("light-desktop", "dark-phone")
+look = pytest.mark.parametrize("variant", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in LOOKS])
+KINDS = [f"{name}.html" for name in (TOC["root"], CHAPTERS[0], "book/speed", "api/metabook/learner/index")]
 
 
 def assert_none(visits: list, kind: str) -> None:
@@ -61,6 +62,14 @@ def test_nothing_overflows(visits, variant):
 @look
 def test_axe_finds_no_serious_issue(visits, variant):
     assert_none(visits(variant), "access")
+
+
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - set(LOOKS)))
+def test_a_page_of_each_kind_is_well_in_the_other_looks(browser, address, variant):
+    visits = visit_pages(browser, variant, address, KINDS)
+    assert len(visits) == len(KINDS)
+    for kind in ("requests", "console", "maths", "overflow", "access"):
+        assert_none(visits, kind)
 
 
 @pytest.mark.xdist_group("light-desktop")
@@ -116,7 +125,7 @@ def test_every_picture_has_words(browser, address):
                 assert len(words.split()) >= 3, f"{document}: {image.get_attribute('src')} says {words!r}"
 
 
-@pytest.mark.parametrize("variant", ["light-desktop", "dark-phone"])
+@look
 def test_search_finds_a_term(browser, address, variant):
     with opened(browser, variant, address) as (tab, visit):
         tab.goto(f"{address}search.html?q=prototype")
