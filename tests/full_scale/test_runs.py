@@ -95,23 +95,44 @@ def command(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("method", ["prototypical", "reptile"])
+@pytest.mark.parametrize("method", ["prototypical", "reptile", "siamese", "simpleshot", "baseline"])
 def test_the_command_trains_tests_and_goes_on(omniglot, command, method, tmp_path, monkeypatch):
-    small = {"ways": 5, "queries": 2, "meta_batch": 1} if method == "prototypical" else {"queries": 2, "meta_batch": 1}
+    small = {"queries": 2, "meta_batch": 1} | ({} if method == "reptile" else {"ways": 5})
     monkeypatch.setitem(command.METHODS, method, dataclasses.replace(command.METHODS[method], **small))
+    few = command.load_omniglot(split="background").select(["Greek", "Korean"])
+    monkeypatch.setattr(command, "training_characters", lambda options: few)
     folders = ["--out", str(tmp_path), "--parts", str(tmp_path / "parts")]
     arguments = [method, "--split", "lake", "--ways", "5", "--steps", "4", "--tasks", "3", *folders]
     assert command.main(arguments) == 0
     [path] = tmp_path.glob("*.json")
     first = Run.read(path)
-    trained = method == "prototypical"  # for any number of ways, and with an encoder to fix
-    kinds = [(5, "batch"), (20, "batch"), (5, "fixed"), (20, "fixed")] if trained else [(5, "batch")]
+    trained = method != "reptile"  # for any number of ways, and with an encoder to fix
+    kinds = [(5, "batch"), (20, "batch")] if method in ("prototypical", "siamese") else []
+    kinds += [(5, "fixed"), (20, "fixed")] if trained else [(5, "batch")]
     assert [(test.ways, test.statistics) for test in first.tests] == kinds
     assert [len(run) for run in first.official] == ([20] * 20 if trained else [])
     path.unlink()
     assert command.main(arguments) == 0  # all steps are done: from the checkpoint, at once
     again = Run.read(path)
     assert again.tests == first.tests and again.official == first.official and again.seconds == first.seconds
+
+
+def test_minibatches_name_each_character_and_its_turn(omniglot, command):
+    characters = command.load_omniglot(split="background").select(["Greek", "Korean"])
+    tasks = command.Minibatches(characters, 40, "cpu")
+    episode = tasks.sample(2, tasks.generator(0))
+    x, y = (torch.cat(parts, dim=1).flatten(0, 1) for parts in zip(*episode, strict=True))
+    assert episode.support.y.shape == episode.query.y.shape == (2, 20)
+    assert y.min() >= 0 and y.max() < 4 * characters.classes and len(y.unique()) > 50
+    for image, label in zip(x, y.tolist(), strict=True):
+        drawings = characters.images[characters.labels == label // 4].rot90(label % 4, (-2, -1)).float() / 255
+        assert (drawings == image).all((1, 2, 3)).any()
+
+
+def test_a_head_of_cosines_is_ten_times_the_cosine(command):
+    head, x = command.CosineHead(3, 4, bias=False), torch.randn(5, 3)
+    expected = 10 * torch.nn.functional.cosine_similarity(x[:, None], head.weight[None], dim=-1)
+    torch.testing.assert_close(head(x), expected)
 
 
 def test_fixed_statistics_are_not_those_of_the_test(omniglot, command):
