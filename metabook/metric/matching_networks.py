@@ -35,6 +35,7 @@ from torch.func import vmap
 
 from metabook.episode import Episode, Set
 from metabook.learner import Learner
+from metabook.networks.recurrent import LSTMCell
 from metabook.tasks.distribution import check_counts
 
 
@@ -168,18 +169,6 @@ class SiameseNetwork(Learner):
 
 def _mean_where(chosen: Tensor, values: Tensor) -> Tensor:
     return torch.where(chosen, values, 0).sum() / chosen.sum().clamp(min=1)
-
-
-class LSTMCell(nn.LSTMCell):
-    """`torch.nn.LSTMCell` in elementary operations, since PyTorch's own has no rule for `torch.func.vmap`."""
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Input `(..., inputs)`, hidden and cell state `(..., hidden)` -> the next hidden and cell state."""
-        hidden, cell = state
-        gates = F.linear(x, self.weight_ih, self.bias_ih) + F.linear(hidden, self.weight_hh, self.bias_hh)
-        write, keep, value, read = gates.chunk(4, dim=-1)
-        cell = keep.sigmoid() * cell + write.sigmoid() * value.tanh()
-        return read.sigmoid() * cell.tanh(), cell
 
 
 class FullContext(nn.Module):

@@ -12,7 +12,6 @@ from metabook import Episode, NearestNeighbour, Set
 from metabook.metric.matching_networks import (
     Contrastive,
     FullContext,
-    LSTMCell,
     MatchingNetwork,
     SiameseNetwork,
     Verification,
@@ -190,14 +189,6 @@ def test_the_scale_is_a_meta_parameter_only_if_it_is_learned():
 
 
 # full context
-
-
-def test_the_lstm_cell_is_that_of_pytorch():
-    ours, theirs = LSTMCell(3, 4).double(), nn.LSTMCell(3, 4).double()
-    theirs.load_state_dict(ours.state_dict())
-    x, state = doubles(5, 3), (doubles(5, 4), doubles(5, 4))
-    for a, b in zip(ours(x, state), theirs(x, state), strict=True):
-        torch.testing.assert_close(a, b)
 
 
 def test_support_embeddings_are_those_of_a_bidirectional_lstm():
