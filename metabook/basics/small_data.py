@@ -19,7 +19,7 @@ I. Goodfellow, J. Shlens, C. Szegedy, "Explaining and Harnessing Adversarial Exa
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,6 +75,7 @@ def train(
     lr: float = 3e-3,
     batch: int | None = None,
     generator: torch.Generator | None = None,
+    trained: Collection[str] | None = None,
 ) -> Ensemble:
     """Train networks side by side, each on a training set of its own, by Adam.
 
@@ -90,9 +91,11 @@ def train(
         batch: examples per step, drawn anew for each network with `torch.randint(examples, (runs, batch))`; None for
             all of them, always.
         generator: of the minibatches.
+        trained: names of the weights that are trained, as in `network.named_parameters()`; the others stay as they
+            are, frozen.  All of them by default.
 
     Raises:
-        ValueError: counts below one, or not one training set for each network.
+        ValueError: counts below one, not one training set for each network, or a name that no weight has.
     """
     check_counts(steps=steps, batch=1 if batch is None else batch)
     if not len(networks) == len(x) == len(y) or x.shape[:2] != y.shape[:2]:
@@ -101,7 +104,11 @@ def train(
             "the first dimension counts networks, the second examples"
         )
     ensemble = Ensemble(networks)
-    optimizer = torch.optim.Adam(ensemble.weights.values(), lr=lr)
+    if unknown := set(trained or ()) - set(ensemble.weights):
+        raise ValueError(f"no weight is called {sorted(unknown)}; the network has {', '.join(ensemble.weights)}")
+    for name, weight in ensemble.weights.items():
+        weight.requires_grad_(trained is None or name in trained)
+    optimizer = torch.optim.Adam([w for w in ensemble.weights.values() if w.requires_grad], lr=lr)
     runs, examples = x.shape[:2]
     every = torch.arange(runs, device=x.device)[:, None]
     for _ in range(steps):
