@@ -1,4 +1,4 @@
-"""The posterior against conditioning, EM against gradients, early stopping against its prior, Stein against his risk."""
+"""The posterior against conditioning, EM against gradients, early stopping against its prior, Stein against sums."""
 
 import pytest
 import torch
