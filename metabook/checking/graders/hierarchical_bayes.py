@@ -57,7 +57,10 @@ WRONG = {
         (lambda x, time, noise: _flow(x, time, noise**0.5), "In which power does the noise enter a covariance?"),
     ],
     "exact_rate": [
-        (_belief, "The direction is right. Compare the factors: what stands before X' in a step, and in the posterior?"),
+        (
+            _belief,
+            "The direction is right. Compare the factors: what stands before X' in a step, and in the posterior?",
+        ),
         (
             lambda x, covariance, noise: 2 / len(x) * _belief(x, covariance, noise) / noise**2,
             "The step has a factor 2/n already. Should the rate repeat it or cancel it?",
