@@ -6,7 +6,7 @@ from examples import regression
 from torch.distributions import MultivariateNormal
 from torch.func import vmap
 
-from metabook import MAML, Episode, Set
+from metabook import MAML, Episode, Set, meta_train
 from metabook.tasks import LinearGaussian
 from metabook.theory.hierarchical_bayes import (
     EmpiricalBayes,
@@ -189,6 +189,17 @@ def test_the_learner_takes_over_a_prior_and_learns_one():
     learner.set_prior(fit.prior).meta_loss(episode).backward()
     for parameter in learner.parameters():  # the maximum of EM is the minimum of the meta-loss
         torch.testing.assert_close(parameter.grad, torch.zeros_like(parameter), atol=1e-4, rtol=0)
+
+
+def test_meta_training_learns_the_prior():
+    tasks = LinearGaussian(3, shots=5, queries=5, prior_mean=1.0, prior_std=0.5, noise=0.5)
+    learner = EmpiricalBayes(3)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=0.03)
+    meta_train(learner, tasks, steps=200, meta_batch=50, optimizer=optimizer, seed=0)
+    mean, covariance, noise = (part.detach() for part in learner.prior)
+    torch.testing.assert_close(mean, torch.ones(3), atol=0.1, rtol=0)
+    torch.testing.assert_close(covariance, 0.25 * torch.eye(3), atol=0.1, rtol=0)
+    torch.testing.assert_close(noise, torch.tensor(0.5), atol=0.05, rtol=0)
 
 
 def test_the_learner_s_gradient_by_finite_differences():
