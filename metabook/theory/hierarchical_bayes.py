@@ -183,7 +183,7 @@ def early_stopping_prior(x: Tensor, rate: Tensor | float, steps: int, noise: Ten
             f"{steps} step(s) leave factors of the distance from {left.min():.3g} on; a prior needs them, to the power "
             "of the steps, in (0, 1]: choose a smaller rate"
         )
-    flat = s.abs() < 1e-12 * s.abs().amax(-1, keepdim=True)  # unseen directions, whose Q never matters
+    flat = s.abs() <= 1e-12 * s.abs().amax(-1, keepdim=True)  # unseen directions, whose Q never matters
     phi = torch.expm1(-steps * left.abs().log()) / torch.where(flat, 1.0, s)
     phi = torch.where(flat, 2 * steps / x.shape[-2], phi)
     return noise**2 * root @ (vectors * phi[..., None, :]) @ vectors.mT @ root.mT
@@ -235,7 +235,12 @@ def james_stein_risk(distance: Tensor, d: int) -> Tensor:
     Args:
         distance: of theta from the centre, `(...)`; J is Poisson with mean distance^2 / 2.
         d: dimension, at least 3.
+
+    Raises:
+        ValueError: fewer dimensions, where the expectation is infinite.
     """
+    if d < 3:
+        raise ValueError(f"the risk of the estimator is finite from 3 dimensions on, got d = {d}")
     half = distance.double()[..., None].square() / 2
     last = int(half.max() + 12 * half.max().sqrt() + 40)
     j = torch.arange(last, dtype=torch.float64, device=distance.device)

@@ -1,4 +1,4 @@
-"""The posterior against conditioning, EM against gradients, early stopping against its prior, Stein against sums."""
+"""The posterior against conditioning, EM against gradients, early stopping against its prior, Stein against draws."""
 
 import pytest
 import torch
@@ -269,6 +269,8 @@ def test_even_steps_may_overshoot_and_odd_ones_may_not():
 def test_short_steps_are_ridge_regression_towards_the_start():
     x = doubles(1, 5, 3)
     covariance = early_stopping_prior(x, 1e-7, 3, 0.5)
+    unseen = early_stopping_prior(torch.zeros_like(x), 0.1, 3, 0.5)
+    torch.testing.assert_close(unseen[0], 0.5**2 * 2 * 3 * 0.1 / 5 * torch.eye(3).double())
     torch.testing.assert_close(covariance[0], 0.5**2 * 2 * 3 * 1e-7 / 5 * torch.eye(3).double(), rtol=1e-4, atol=1e-14)
 
 
@@ -328,3 +330,5 @@ def test_bad_input_is_refused():
         EmpiricalBayes(0)
     with pytest.raises(ValueError, match="or 4 where their mean is the centre; got 3"):
         james_stein(doubles(3), 1.0)
+    with pytest.raises(ValueError, match="from 3 dimensions on, got d = 2"):
+        james_stein_risk(doubles(1), 2)
