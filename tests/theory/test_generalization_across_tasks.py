@@ -84,17 +84,28 @@ def test_a_code_tells_the_known_tasks_apart():
     assert len(CodedTasks(None).sample(40, generator()).support.x[:, 0, 2:].unique(dim=0)) == 40
 
 
-def test_the_charge_is_the_divergence_of_the_channel():
+def test_the_charge_is_what_passes_through_the_noise():
+    """The mutual information of jointly normal x and z is -log(1 - correlation^2) / 2 for each coordinate."""
+    learner = RegularisedProcess(3, strength=0.5)
+    with torch.no_grad():
+        learner.log_noise.copy_(torch.tensor([-2.0, 0.0, 1.5]))
+    s = learner.log_noise.exp()
+    squared_correlation = 1 / (1 + s)
+    torch.testing.assert_close(learner.charge(), -0.5 * (1 - squared_correlation).log().sum())
+    with pytest.raises(ValueError, match="strength"):
+        RegularisedProcess(6, strength=-1.0)
+
+
+def test_the_loss_is_the_error_through_the_noise_and_the_charge():
     torch.manual_seed(0)
     learner, episode = RegularisedProcess(6, strength=0.5), CodedTasks(None).sample(3, generator())
     torch.manual_seed(1)
     loss, prediction = learner.loss_and_prediction(episode)
-    mean, log_std = learner.channel(torch.cat([episode.support.x, episode.query.x], 1)).chunk(2, -1)
-    q = torch.distributions.Normal(mean, log_std.exp())
-    charge = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(-1).mean()
-    torch.testing.assert_close(loss, (prediction - episode.query.y).square().mean() + 0.5 * charge)
-    with pytest.raises(ValueError, match="strength"):
-        RegularisedProcess(6, strength=-1.0)
+    expected = (prediction - episode.query.y).square().mean() + 0.5 * learner.charge()
+    torch.testing.assert_close(loss, expected)
+    with torch.no_grad():
+        learner.log_noise.fill_(-40.0)  # no noise: the training prediction is the ordinary one
+        torch.testing.assert_close(learner.loss_and_prediction(episode)[1], learner(episode), rtol=1e-4, atol=1e-5)
 
 
 def test_without_a_charge_the_loss_is_that_of_the_predictions():
