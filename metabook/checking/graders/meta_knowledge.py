@@ -5,100 +5,112 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from metabook.checking.compare import Hint, same_function
-from metabook.theory.meta_knowledge import softmax_fisher
-
-
-def _fisher(theta, x):
-    p = torch.sigmoid(theta * x)
-    return (p * (1 - p) * x**2).mean()
+from metabook.checking.compare import Hint, in_range, one_of, same_function
 
 
-def _differences(w, edges):
-    return w @ (edges.sum(1).diag() - edges) @ w
+def _fisher(w: Tensor, x: Tensor) -> Tensor:
+    p = torch.sigmoid(x @ w)
+    return (p * (1 - p)) @ x.square() / len(x)
+
+
+def _sweep(weights: Tensor, x: Tensor, y: Tensor, adjacency: Tensor, gamma: float, ridge: float) -> Tensor:
+    return _refit(weights, x, y, gamma * adjacency, ridge, adjacency.sum(1) * gamma)
+
+
+def _refit(weights: Tensor, x: Tensor, y: Tensor, messages: Tensor, ridge: float, pull: Tensor | float) -> Tensor:
+    identity = torch.eye(x.shape[-1], dtype=x.dtype)
+    pull = torch.as_tensor(pull, dtype=x.dtype).expand(len(x))
+    own = x.mT @ x + (ridge + pull)[:, None, None] * identity
+    return torch.linalg.solve(own, (x.mT @ y[..., None])[..., 0] + messages @ weights)
 
 
 WRONG = {
-    "coin": [
-        (lambda theta, x: (torch.sigmoid(theta * x) * x**2).mean(), "The variance of a coin is p (1 - p)."),
+    "logistic": [
         (
-            lambda theta, x: (torch.sigmoid(theta * x) * (1 - torch.sigmoid(theta * x))).mean(),
-            "The slope of the logit with respect to the weight is x, and it is squared.",
+            lambda w, x: torch.sigmoid(x @ w) @ x.square() / len(x),
+            "That is the expectation over one label only. What does the other label contribute?",
         ),
         (
-            lambda theta, x: (torch.sigmoid(theta * x) * (1 - torch.sigmoid(theta * x)) * x).mean(),
-            "The slope of the logit with respect to the weight is x, and it is squared.",
+            lambda w, x: len(x) * _fisher(w, x),
+            "The sum over the examples grows with their number. Fisher information is an expectation over x.",
         ),
         (
-            lambda theta, x: (torch.sigmoid(theta * x) * (1 - torch.sigmoid(theta * x)) * x**2).sum(),
-            "You take the sum over the inputs; the expectation is a mean.",
+            lambda w, x: (torch.sigmoid(x @ w) * (1 - torch.sigmoid(x @ w))).square() @ x.square() / len(x),
+            "Square the slope for each label first, then take the expectation over the label.",
+        ),
+        (
+            lambda w, x: (torch.sigmoid(x @ w) * (1 - torch.sigmoid(x @ w))) @ x.abs() / len(x),
+            "The slope of the logit is x. Which power of it stands in a squared slope?",
         ),
     ],
-    "laplacian": [
-        (lambda w, edges: w @ (edges - edges.sum(1).diag()) @ w, "has the wrong sign"),
-        (lambda w, edges: 2 * _differences(w, edges), "Each edge counts once: there is a half before the sum."),
-        (lambda w, edges: w @ edges @ w, "Those are the products of neighbours; the squares are missing."),
-        (lambda w, edges: _differences(w, edges) / 2, "The quadratic form of the Laplacian is the sum with its half."),
+    "louder": [
+        (1, "A source with exactly the target's weights surely helps. How far beyond can you go?"),
+        (0.5, "At half the weights the source is nearer than zero is. Look for the largest c, not for any."),
+        (3, "Then the source is twice as far away as zero is."),
     ],
-    "symmetric": [
-        (("the same", "yes"), "The similarity is symmetric. Is what one task can teach the other?"),
-        (("smaller", "no"), "Exchange a and b in the formula."),
-        (("unknown", "no"), "Exchange a and b in the formula."),
-        ("the same", "a pair of words"),
+    "renamed": [
+        ("falls", "Follow the proof: which part of the embedding knows the names of the classes?"),
+        ("depends", "Permute the rows of the head in the definition. Does the sum over labels change?"),
     ],
-    "blind": [
-        ((torch.eye(2), torch.eye(2)), "the same rows"),
-        ((torch.eye(2), torch.eye(2).flip(0)), "the same rows"),
-        ((torch.eye(2), 2 * torch.eye(2)), "for some weights the embeddings differ"),
-        ((torch.ones(2), -torch.ones(2)), "of shape (n, 2)"),
+    "sweep": [
+        (
+            lambda w, x, y, a, gamma, ridge: _refit(w, x, y, gamma * a, ridge, 0.0),
+            "The neighbours pull, but the task does not feel its own end of the edges: look at the left side.",
+        ),
+        (
+            lambda w, x, y, a, gamma, ridge: _refit(
+                w, x, y, gamma * a / a.sum(1, keepdim=True), ridge, a.sum(1) * gamma
+            ),
+            "Each edge pulls with gamma; the messages are summed, not averaged.",
+        ),
+        (
+            lambda w, x, y, a, gamma, ridge: _refit(w, x, y, a, ridge, a.sum(1)),
+            "The strength gamma of an edge does not appear.",
+        ),
+        (
+            lambda w, x, y, a, gamma, ridge: _refit(w, x, y, -gamma * a, ridge, a.sum(1) * gamma),
+            "The messages push away from the neighbours. Mind the sign when they change sides.",
+        ),
     ],
 }
 
 
-def coin(answer: Any) -> None:
-    """the variance of the coin, times the square of what the weight is multiplied by."""
+def logistic(answer: Any) -> None:
+    """the variance of the label, p (1 - p), times the squared input, in the mean over examples."""
     generator = torch.Generator().manual_seed(0)
-    cases = [(theta, torch.randn(n, generator=generator)) for theta, n in ((0.7, 5), (-2.0, 3))]
-    same_function(answer, _fisher, cases, wrong=WRONG["coin"])
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    cases = [(draw(d), draw(n, d)) for n, d in ((7, 3), (4, 5))]
+    same_function(answer, _fisher, cases, wrong=WRONG["logistic"])
 
 
-def laplacian(answer: Any) -> None:
-    """degrees minus edges: a quadratic form that is zero where neighbours agree."""
+def louder(answer: Any) -> None:
+    """c w - w has the length |c - 1| of w, so a source helps while c < 2, whatever the examples and the strength."""
+    for mistake, hint in WRONG["louder"]:
+        if isinstance(answer, (int, float)) and abs(answer - mistake) < 1e-6:
+            raise Hint(hint)
+    far = "There the source is farther from the target than zero is, in any norm."
+    in_range(answer, 1.999, 2.001, below="A source may be somewhat louder than that.", above=far)
+
+
+def renamed(answer: Any) -> None:
+    """the sum over all labels does not know their names, so the embedding, and every similarity, stays what it was."""
+    one_of(answer, "stays", dict(WRONG["renamed"]))
+
+
+def sweep(answer: Any) -> None:
+    """every task refits its examples, pulled by each neighbour with gamma."""
     generator = torch.Generator().manual_seed(0)
-    cases = []
-    for n in (3, 5):
-        edges = torch.rand(n, n, generator=generator).triu(1)
-        cases.append((torch.randn(n, generator=generator), edges + edges.T))
-    same_function(answer, _differences, cases, wrong=WRONG["laplacian"])
 
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-def symmetric(answer: Any) -> None:
-    """a cosine does not mind the order of its two vectors, and transfer does."""
-    if not isinstance(answer, (tuple, list)) or len(answer) != 2 or not all(isinstance(a, str) for a in answer):
-        raise Hint("a pair of words is asked for.")
-    first, second = (word.strip().lower() for word in answer)
-    if first not in ("the same", "smaller", "unknown") or second not in ("yes", "no"):
-        raise Hint("choose the first of 'the same', 'smaller', 'unknown', and the second of 'yes', 'no'.")
-    if first != "the same":
-        raise Hint("Exchange a and b in the formula.")
-    if second != "no":
-        raise Hint("The similarity is symmetric. Is what one task can teach the other?")
-
-
-def blind(answer: Any) -> None:
-    """what the probe's beliefs do not change with, its Fisher information cannot see."""
-    try:
-        a, b = (torch.as_tensor(part, dtype=torch.float64) for part in answer)
-    except (TypeError, ValueError, RuntimeError):
-        raise Hint("a pair of tensors is asked for.") from None
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != 2 or b.shape[1] != 2 or not len(a) or not len(b):
-        raise Hint("two tensors of shape (n, 2) are asked for.")
-    rows = [sorted(map(tuple, part.tolist())) for part in (a, b)]
-    if rows[0] == rows[1]:
-        raise Hint("those are the same rows, in another order perhaps.")
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(20):
-        weight = torch.randn(2, 2, generator=generator).double()
-        if not torch.allclose(softmax_fisher(a, weight), softmax_fisher(b, weight), atol=1e-9):
-            raise Hint("for some weights the embeddings differ. What changes an input, and leaves p (1 - p) as it is?")
+    path = torch.diag(torch.ones(3, dtype=torch.float64), 1)
+    star = torch.zeros(4, 4, dtype=torch.float64)
+    star[0, 1:] = 2.0
+    cases = [(draw(4, 3), draw(4, 5, 3), draw(4, 5), a + a.T, 1.7, 0.3) for a in (path, star)]
+    same_function(answer, _sweep, cases, wrong=WRONG["sweep"])
