@@ -100,7 +100,7 @@ def truncated(
     """Reverse mode through the last `last` steps only; what was before counts as a constant.
 
     With a start that does not depend on phi, the inner loss mu-strongly convex and alpha at most one over its largest
-    curvature, the error is at most (1 - alpha mu)^last max|B| |g| / mu.  Keeps `last` steps.
+    curvature, the error is at most (1 - alpha mu)^last times the norms of B and of g, over mu.  Keeps `last` steps.
 
     Raises:
         ValueError: `last` outside 0..steps, or what `inner_loop` refuses.
