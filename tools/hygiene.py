@@ -21,6 +21,7 @@ HIDDEN = {"hide-cell", "hide-input", "remove-cell", "remove-input"}
 BUDGETS = {60: None, 120: re.compile(r"\b120 s(?:econds)?\b|\b(?:two|2) minutes\b", re.IGNORECASE)}
 FOREIGN = re.compile(r"pip3? install (?:-\S+ )*['\"]?metabook(?![\w-])")  # another project owns that name
 IMAGE_WITHOUT_WORDS = re.compile(r"!\[\s*\]\(")
+FOLDED_PROOF = re.compile(r"\{prf:proof\}[^\n]*\n(?::[^\n]*\n)*:class:[^\n]*dropdown")
 
 
 def problems(path: Path) -> list[str]:
@@ -95,6 +96,8 @@ def _of_prose(cell: NotebookNode) -> Iterator[str]:
         yield "tells readers to install `metabook`, which is another project"
     if IMAGE_WITHOUT_WORDS.search(cell.source):
         yield "shows a picture without alt text: ![words](address)"
+    if FOLDED_PROOF.search(cell.source):
+        yield "folds a {prf:proof}, after which nothing on the page unfolds: write {admonition} Proof with that class"
 
 
 def _of_the_form(notebook: NotebookNode, path: Path) -> list[str]:

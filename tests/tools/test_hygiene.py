@@ -37,6 +37,7 @@ DAMAGES = [
     (0, {"source": "Run `pip install metabook`."}, "another project"),
     (0, {"source": "Run `pip install -U 'metabook==1.0'`."}, "another project"),
     (0, {"source": "![](figure.svg)"}, "without alt text"),
+    (0, {"source": "```{prf:proof}\n:class: dropdown\nSo it is.\n```"}, "folds a {prf:proof}"),
     (6, {"source": "```{exercise-end}\n```"}, "solution-end without solution-start"),
     (3, {"outputs": [{"output_type": "stream", "name": "stderr", "text": "careful"}]}, "wrote to stderr"),
     (
