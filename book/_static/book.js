@@ -25,11 +25,12 @@
 
   // A formula that is a little too wide, as on a phone, is drawn smaller; what is much too wide scrolls.
   function fit() {
-    for (const formula of document.querySelectorAll('mjx-container[display="true"]')) {
-      formula.style.zoom = 1;
-      const ratio = formula.clientWidth / formula.scrollWidth;
-      if (ratio < 1) formula.style.zoom = Math.max(0.8, ratio - 0.005);
-    }
+    const formulas = [...document.querySelectorAll('mjx-container[display="true"]')];
+    for (const formula of formulas) formula.style.removeProperty("zoom");
+    const ratios = formulas.map((formula) => formula.clientWidth / formula.scrollWidth); // measure all, then write
+    formulas.forEach((formula, i) => {
+      if (ratios[i] < 1) formula.style.zoom = Math.max(0.8, ratios[i] - 0.005);
+    });
     reach();
   }
 
