@@ -64,10 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     for work, measured in works:
         row = run_row(work, measured, rounds=1, seconds=0.1, device=options.device, threads=options.threads)
         rows.append(row)
-        cells = [
-            f"{r.memory / 1e6:,.0f} ({r.seconds[0]:.2f})" if r.seconds else "-"
-            for r in map(row.results.get, row.results)
-        ]
+        cells = [_cell(row.results.get(contestant.name)) for contestant in MEASURED]
         print(f"{work.name:26}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
         if options.json:
             report.write(options.json, report.record(rows, **about))

@@ -1,6 +1,7 @@
 """Shared fixtures: tests that take `device` also run on a GPU if there is one; tests without their data are skipped."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from metabook import data
 
 os.environ["METABOOK_PROGRESS"] = "0"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background; some tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
 

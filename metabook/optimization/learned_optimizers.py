@@ -7,8 +7,10 @@ the gradient of an objective f to the step; phi minimises the losses along the w
     step_t, h_{t+1} = m_phi(grad f(theta_t), h_t)            theta_{t+1} = theta_t + step_t
     min over phi of  E_f [ mean over t = 1..T of f(theta_t) ]
 
-The same small LSTM works on every coordinate of theta, each with a memory of its own.  `TruncatedBackprop` trains it
-as they do: by segments of the unroll, each of which takes its beginning as a constant.  That gradient is biased.
+An optimiser is the pair of `metabook.basics.losses_and_optimizers`: `init` maps parameters `(tasks, d)` to a state h,
+`update` a gradient and a state to a step and the next state.  A learned one is a module whose call is `update`.  The
+same small LSTM works on every coordinate of theta, each with a memory of its own.  `TruncatedBackprop` trains it as
+they do: by segments of the unroll, each of which takes its beginning as a constant.  That gradient is biased.
 
 P. Vicol, L. Metz, J. Sohl-Dickstein, "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent
 Evolution Strategies", ICML 2021.  PES perturbs phi by fresh noise in every segment, remembers for each particle the
@@ -21,14 +23,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_map
 
+from metabook.networks.recurrent import LSTMCell
 from metabook.tasks.distribution import check_counts
 
 State = Any  # what an optimiser remembers of one unroll: tensors, in tuples
@@ -41,16 +43,6 @@ class Problems(NamedTuple):
     start: Tensor  # (tasks, d)
 
 
-class Optimizer(Protocol):
-    """A map from gradients to steps, with a memory.  It works on all tasks at once, and on each alone."""
-
-    def start(self, theta: Tensor) -> State:
-        """The state before the first step, for parameters `(tasks, d)`."""
-
-    def __call__(self, gradient: Tensor, state: State) -> tuple[Tensor, State]:
-        """The step `(tasks, d)` to add to the parameters, and the next state."""
-
-
 class Unrolled(NamedTuple):
     """Some steps of an optimiser: the losses after each, and where it stands."""
 
@@ -60,7 +52,7 @@ class Unrolled(NamedTuple):
 
 
 def unroll(
-    optimizer: Callable[[Tensor, State], tuple[Tensor, State]],
+    update: Callable[[Tensor, State], tuple[Tensor, State]],
     objective: Callable[[Tensor], Tensor],
     theta: Tensor,
     state: State,
@@ -70,10 +62,10 @@ def unroll(
     """Let an optimiser work for some steps.
 
     Args:
-        optimizer: `(gradient, state) -> (step, next state)`.
+        update: of the optimiser, `(gradient, state) -> (step, next state)`.
         objective: `(tasks, d) -> (tasks,)`.
         theta: `(tasks, d)`, where to begin.
-        state: the optimiser's state there; `optimizer.start(theta)` at the beginning.
+        state: the optimiser's state there; `optimizer.init(theta)` at the beginning.
         steps: number of steps.
         second_order: differentiate through the gradients that the optimiser sees.  Without it, as in the paper, they
             are constants, and no second derivatives of the objective are needed.
@@ -84,70 +76,10 @@ def unroll(
     losses = []
     for _ in range(steps):
         gradient = grad(lambda theta: objective(theta).sum())(theta if second_order else theta.detach())
-        step, state = optimizer(gradient, state)
+        step, state = update(gradient, state)
         theta = theta + step
         losses.append(objective(theta))
     return Unrolled(torch.stack(losses), theta, state)
-
-
-@dataclass(frozen=True)
-class SGD:
-    """Gradient descent, with momentum if asked for; the same steps as `torch.optim.SGD`."""
-
-    lr: float
-    momentum: float = 0.0
-
-    def start(self, theta: Tensor) -> Tensor:
-        """No velocity."""
-        return torch.zeros_like(theta)
-
-    def __call__(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Along the velocity."""
-        velocity = self.momentum * state + gradient
-        return -self.lr * velocity, velocity
-
-
-@dataclass(frozen=True)
-class RMSProp:
-    """The gradient over the root of its running mean square; the same steps as `torch.optim.RMSprop`."""
-
-    lr: float
-    alpha: float = 0.99
-    eps: float = 1e-8
-
-    def start(self, theta: Tensor) -> Tensor:
-        """A mean square of zero."""
-        return torch.zeros_like(theta)
-
-    def __call__(self, gradient: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """A rate for each coordinate."""
-        square = self.alpha * state + (1 - self.alpha) * gradient**2
-        return -self.lr * gradient / (square.sqrt() + self.eps), square
-
-
-@dataclass(frozen=True)
-class Adam:
-    """Running means of gradient and square, corrected for their start; the same steps as `torch.optim.Adam`."""
-
-    lr: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-
-    def start(self, theta: Tensor) -> State:
-        """Means of zero, and no steps."""
-        return torch.zeros_like(theta), torch.zeros_like(theta), 0
-
-    def __call__(
-        self, gradient: Tensor, state: tuple[Tensor, Tensor, int]
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, int]]:
-        """The mean gradient over the root of the mean square."""
-        mean, square, steps = state
-        first, second = self.betas
-        mean = first * mean + (1 - first) * gradient
-        square = second * square + (1 - second) * gradient**2
-        unbiased = mean / (1 - first ** (steps + 1))
-        root = (square / (1 - second ** (steps + 1))).sqrt()
-        return -self.lr * unbiased / (root + self.eps), (mean, square, steps + 1)
 
 
 def preprocess(gradient: Tensor, p: float = 10.0) -> Tensor:
@@ -185,25 +117,25 @@ class LearnedOptimizer(nn.Module):
     ) -> None:
         check_counts(hidden=hidden, layers=layers)
         super().__init__()
-        inputs = [2, *[hidden] * (layers - 1)]
-        self.gates = nn.ModuleList(nn.Linear(n + hidden, 4 * hidden) for n in inputs)
+        self.cells = nn.ModuleList(LSTMCell(n, hidden) for n in [2, *[hidden] * (layers - 1)])
         self.output = nn.Linear(hidden, 1)
         self.hidden, self.scale, self.p, self.relative = hidden, scale, p, relative
 
-    def start(self, theta: Tensor) -> State:
+    def init(self, theta: Tensor) -> State:
         """Zeros: hidden and cell state of each layer, `(tasks, d, hidden)`."""
         zeros = theta.new_zeros((*theta.shape, self.hidden))
-        return [(zeros, zeros) for _ in self.gates]
+        return [(zeros, zeros) for _ in self.cells]
+
+    def update(self, gradient: Tensor, state: State) -> tuple[Tensor, State]:
+        """The same as a call, under the name that it has in every optimiser."""
+        return self(gradient, state)
 
     def forward(self, gradient: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of the LSTM for every coordinate of every task."""
         x, after = preprocess(gradient, self.p), []  # (tasks, d, 2)
-        for gates, (hidden, cell) in zip(self.gates, state, strict=True):
-            sigmoids, candidate = gates(torch.cat([x, hidden], -1)).split([3 * self.hidden, self.hidden], -1)
-            write, keep, read = sigmoids.sigmoid().chunk(3, -1)  # each (tasks, d, hidden)
-            cell = keep * cell + write * candidate.tanh()
-            x = read * cell.tanh()
-            after.append((x, cell))
+        for cell, memory in zip(self.cells, state, strict=True):
+            x, c = cell(x, memory)  # each (tasks, d, hidden)
+            after.append((x, c))
         output = self.scale * self.output(x)[..., 0]
         return output * gradient if self.relative else output, after
 
@@ -235,7 +167,7 @@ class TruncatedBackprop(_Segments):
     segment takes as a constant: its beginning, and, without `second_order`, the gradients that the optimiser saw.
 
     Args:
-        optimizer: a module that is an `Optimizer`; the gradient goes to its parameters.
+        optimizer: a module with `init`, whose call is its `update`; the gradient goes to its parameters.
         sample: draws a batch of problems.
         horizon: steps of an unroll.
         truncation: steps of a segment, a divisor of the horizon; the whole horizon by default.
@@ -260,7 +192,7 @@ class TruncatedBackprop(_Segments):
         """Unroll the next segment and add its gradient to `.grad`; the mean loss of the segment."""
         if self._next():
             self._objective, self._theta = self.sample()
-            self._state = self.optimizer.start(self._theta)
+            self._state = self.optimizer.init(self._theta)
         losses, theta, state = unroll(
             self.optimizer, self._objective, self._theta, self._state, self.truncation, self.second_order
         )
@@ -316,7 +248,7 @@ class PersistentES(_Segments):
         first, weights = self._next(), dict(self.optimizer.named_parameters())
         if first:
             self._objective, theta = self.sample()
-            self._theta, self._state = tree_map(self._copies, (theta, self.optimizer.start(theta)))
+            self._theta, self._state = tree_map(self._copies, (theta, self.optimizer.init(theta)))
         noise = {name: self._noise(w) for name, w in weights.items()}  # (particles, *shape)
         if first or not self.persistent:
             self._xi = noise

@@ -75,7 +75,8 @@ def bars(
         ax.set(xlim=(0, 118), xticks=range(0, 101, 20), xticklabels=[f"{t} %" for t in range(0, 101, 20)])
         ax.spines["bottom"].set_bounds(0, 100)
     else:
-        ax.set_xlim(0, 1.25 * ax.get_xlim()[1])
+        low, high = ax.get_xlim()
+        ax.set_xlim(min(1.1 * low, 0), 1.25 * high)
     what = {"accuracy": "query accuracy", "mse": "query mean squared error"}.get(*metrics, *metrics)
     ax.set_xlabel(xlabel or f"{what}, mean and 95 % interval over tasks")
     return ax

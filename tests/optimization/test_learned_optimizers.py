@@ -7,13 +7,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from metabook.basics.losses_and_optimizers import adam, gradient_descent
 from metabook.optimization.learned_optimizers import (
-    SGD,
-    Adam,
     LearnedOptimizer,
     PersistentES,
     Problems,
-    RMSProp,
     TruncatedBackprop,
     preprocess,
     unroll,
@@ -43,7 +41,7 @@ class ConstantStep(nn.Module):
         super().__init__()
         self.step = nn.Parameter(torch.tensor(step, dtype=torch.float64))
 
-    def start(self, theta):
+    def init(self, theta):
         return ()
 
     def forward(self, gradient, state):
@@ -65,32 +63,25 @@ def mean_over_an_unroll(estimator):
 
 def meta_gradient(optimizer, batch, steps, second_order=True):
     """Of the mean loss over a whole unroll, by autograd."""
-    run = unroll(optimizer, *batch, optimizer.start(batch.start), steps, second_order)
+    run = unroll(optimizer, *batch, optimizer.init(batch.start), steps, second_order)
     return torch.cat([g.flatten() for g in torch.autograd.grad(run.losses.mean(), list(optimizer.parameters()))])
 
 
-@pytest.mark.parametrize(
-    "ours, theirs",
-    [
-        (SGD(0.02), lambda p: torch.optim.SGD(p, 0.02)),
-        (SGD(0.01, momentum=0.9), lambda p: torch.optim.SGD(p, 0.01, momentum=0.9)),
-        (RMSProp(0.05, alpha=0.9), lambda p: torch.optim.RMSprop(p, 0.05, alpha=0.9)),
-        (Adam(0.1, betas=(0.8, 0.95)), lambda p: torch.optim.Adam(p, 0.1, betas=(0.8, 0.95))),
-    ],
-    ids=["SGD", "momentum", "RMSProp", "Adam"],
-)
-def test_hand_designed_optimizers_take_the_steps_of_torch(ours, theirs, device):
+def test_an_optimizer_of_part_one_works_on_all_tasks_at_once(device):
+    """The steps of torch's Adam on each task alone."""
     objective, start = problems(device=device)
-    theta = start.clone().requires_grad_()
-    optimizer, losses = theirs([theta]), []
-    for _ in range(40):
-        optimizer.zero_grad()
-        objective(theta).sum().backward()
-        optimizer.step()
-        losses.append(objective(theta).detach())
-    run = unroll(ours, objective, start, ours.start(start), 40)
-    torch.testing.assert_close(run.theta, theta.detach(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(run.losses, torch.stack(losses), rtol=1e-10, atol=1e-12)
+    ours = adam(0.1, betas=(0.8, 0.95))
+    run = unroll(ours.update, objective, start, ours.init(start), 40)
+    for task in range(len(start)):
+        theta = start[task].clone().requires_grad_()
+        optimizer, losses = torch.optim.Adam([theta], 0.1, betas=(0.8, 0.95)), []
+        for _ in range(40):
+            optimizer.zero_grad()
+            objective(theta)[task].backward()
+            optimizer.step()
+            losses.append(objective(theta)[task].detach())
+        torch.testing.assert_close(run.theta[task], theta.detach(), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(run.losses[:, task], torch.stack(losses), rtol=1e-10, atol=1e-12)
 
 
 def test_preprocessing_is_the_formula_of_the_paper():
@@ -113,24 +104,18 @@ def test_a_constant_output_taken_as_a_rate_is_gradient_descent(device):
     nn.init.zeros_(learned.output.weight)
     nn.init.constant_(learned.output.bias, -0.02 / learned.scale)
     objective, start = problems(device=device)
-    ours = unroll(learned, objective, start, learned.start(start), 30)
-    theirs = unroll(SGD(0.02), objective, start, SGD(0.02).start(start), 30)
+    ours = unroll(learned, objective, start, learned.init(start), 30)
+    descent = gradient_descent(0.02)
+    theirs = unroll(descent.update, objective, start, descent.init(start), 30)
     torch.testing.assert_close(ours.losses, theirs.losses, rtol=1e-12, atol=1e-12)
 
 
-def test_the_layers_are_lstm_cells_of_torch(device):
-    """Torch orders the gates as write, keep, candidate, read."""
+def test_every_coordinate_is_read_by_the_cells_of_torch_with_a_memory_of_its_own(device):
     learned, gradient = lstm(device, scale=1.0), torch.randn(2, 4, dtype=torch.float64, device=device)
     cells = [nn.LSTMCell(n, 3).double().to(device) for n in (2, 3)]
-    order = torch.tensor([0, 1, 2, 3, 4, 5, 9, 10, 11, 6, 7, 8])
-    for cell, gates in zip(cells, learned.gates, strict=True):
-        inputs = cell.weight_ih.shape[1]
-        with torch.no_grad():
-            cell.weight_ih[order] = gates.weight[:, :inputs]
-            cell.weight_hh[order] = gates.weight[:, inputs:]
-            cell.bias_ih[order] = gates.bias
-            cell.bias_hh.zero_()
-    state, memories = learned.start(gradient), [None, None]
+    for ours, theirs in zip(learned.cells, cells, strict=True):
+        theirs.load_state_dict(ours.state_dict())
+    state, memories = learned.init(gradient), [None, None]
     for _ in range(3):
         step, state = learned(gradient, state)
         x = preprocess(gradient).flatten(0, 1)
@@ -147,7 +132,7 @@ def test_coordinates_and_tasks_may_come_in_any_order(relative, device):
     tasks, coordinates = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
 
     def steps(gradients):
-        state, answers = learned.start(gradients[0]), []
+        state, answers = learned.init(gradients[0]), []
         for gradient in gradients:
             step, state = learned(gradient, state)
             answers.append(step)
@@ -168,7 +153,7 @@ def test_meta_gradient_is_the_derivative_by_finite_differences(relative, device)
         def perturbed(gradient, state):
             return functional_call(learned, weights, (gradient, state))
 
-        return unroll(perturbed, *batch, learned.start(batch.start), 7).losses.mean()
+        return unroll(perturbed, *batch, learned.init(batch.start), 7).losses.mean()
 
     for seed in range(3):
         torch.manual_seed(seed)
@@ -181,7 +166,7 @@ def test_meta_gradient_is_the_derivative_by_finite_differences(relative, device)
 def test_without_second_derivatives_the_gradients_are_constants():
     """The same steps, computed with autograd and detached by hand; on a curved objective the result differs."""
     learned, (objective, start) = lstm(relative=True), problems()
-    theta, state, losses = start, learned.start(start), []
+    theta, state, losses = start, learned.init(start), []
     for _ in range(5):
         here = theta.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(objective(here).sum(), here)
@@ -200,7 +185,7 @@ def test_one_segment_of_full_length_is_no_truncation(truncation, second_order, d
     learned, batch = lstm(device), problems(device=device)
     whole = TruncatedBackprop(learned, lambda: batch, 6, truncation, second_order)
     loss = whole.backward()
-    run = unroll(learned, *batch, learned.start(batch.start), 6)
+    run = unroll(learned, *batch, learned.init(batch.start), 6)
     torch.testing.assert_close(loss, run.losses.mean().detach())
     expected = meta_gradient(learned, batch, 6, second_order)
     torch.testing.assert_close(flat_gradient(learned), expected, rtol=1e-12, atol=1e-14)
@@ -217,7 +202,7 @@ def test_segments_carry_on_and_an_unroll_ends_with_new_problems():
     losses = torch.stack([truncated.backward() for _ in range(4)])
     assert len(drawn) == 2
     for batch, seen in ((drawn[0], losses[:3]), (drawn[1], losses[3:])):
-        whole = unroll(learned, *batch, learned.start(batch.start), 6).losses.detach()
+        whole = unroll(learned, *batch, learned.init(batch.start), 6).losses.detach()
         torch.testing.assert_close(seen, whole.mean(1).view(3, 2).mean(1)[: len(seen)])
 
 
@@ -281,7 +266,7 @@ def test_pes_is_a_loop_over_particles(persistent, device):
     estimator.backward()
     draws = torch.Generator(device).manual_seed(0)
     weights = {name: p.detach() for name, p in learned.named_parameters()}
-    runs = [(start, learned.start(start)) for _ in range(4)]
+    runs = [(start, learned.init(start)) for _ in range(4)]
     memory = [{name: torch.zeros_like(w) for name, w in weights.items()} for _ in range(4)]
     for segment in range(3):
         half = {n: 0.05 * torch.randn(2, *w.shape, generator=draws, device=device, dtype=w.dtype)

@@ -104,6 +104,8 @@ def test_bars_write_mean_and_interval_and_mark_what_is_not_ours():
 def test_bars_of_errors_and_of_pairs():
     assert texts(bars({"MAML": scores(0.5, "mse")}))[0] == "0.500 ± 0.020"
     assert texts(bars({"a": (2.0, 0.125)}, colors_by_name={"a": colors.oracle}))[0] == "2 ± 0.12"
+    left, right = bars({"gain": (2.0, 0.125), "loss": (-0.5, 0.25)}).get_xlim()
+    assert left < -0.75 and right > 2.125  # a loss and its interval are not cut off
     with pytest.raises(ValueError, match="one metric, got .'accuracy', 'mse'."):
         bars({"a": scores(0.5), "b": scores(0.5, "mse")})
     with pytest.raises(ValueError, match="no scores"):

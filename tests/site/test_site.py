@@ -208,6 +208,14 @@ def test_buttons_lead_to_the_notebook(browser, address, site, chapter):
     assert served_file.read_bytes() == (ROOT / f"{chapter}.ipynb").read_bytes()
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_name_of_the_library_is_a_link(site, document):
+    """A reference that Sphinx could not resolve is left as code without a link, and without a warning."""
+    text = (site / f"{document}.html").read_text(encoding="utf-8")
+    names = re.findall(r'(<a class="reference[^>]*>)?<code class="xref py[^>]*>(.*?)</code>', text)
+    assert [re.sub("<.*?>", "", name) for link, name in names if not link] == []
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_chapter_and_library_link_to_each_other(browser, address, chapter):
     with opened(browser, "light-desktop", address) as (tab, _):

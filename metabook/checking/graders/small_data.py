@@ -100,7 +100,7 @@ def needed(answer: Any) -> None:
 
 
 def twins(answer: Any) -> None:
-    """linear classifiers agree on their reasons more than networks do, since there is one best one."""
+    """linear classifiers agree on their reasons more than networks do, since there is one valley."""
     one_of(answer, "higher", dict(WRONG["twins"]))
 
 
