@@ -19,8 +19,9 @@ from benchmarks.workloads import WORKLOADS
 def main(arguments: list[str] | None = None) -> int:
     """Run the chosen rows, print the table, write the file.  Returns 1 if anybody disagreed or failed, else 0."""
     options = _parser().parse_args(arguments)
-    works = [w for w in WORKLOADS if not options.rows or any(part in w.name for part in options.rows)]
-    chosen = [c for c in CONTESTANTS if not options.contestants or c.name in options.contestants]
+    here = (None, options.device)
+    works = [w for w in WORKLOADS if w.device in here and (not options.rows or any(p in w.name for p in options.rows))]
+    chosen = [c for c in CONTESTANTS if c.device in here and (not options.contestants or c.name in options.contestants)]
     if not works:
         print("no row has such a name; the rows are:", *(w.name for w in WORKLOADS), sep="\n  ", file=sys.stderr)
         return 2

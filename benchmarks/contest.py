@@ -1,13 +1,15 @@
 """The contest of a row: who agrees, and who is how fast, measured in turns.
 
-One process per contestant lives as long as its row.  In every round each of them has one turn, so that whatever
-else the machine does hits all alike, and a ratio is the median over rounds of the ratio within a round.
+One process per contestant lives as long as its row; beside a GPU they get ready at the same time.  In every round each
+of them has one turn, so that whatever else the machine does hits all alike, and a ratio is the median over rounds of
+the ratio within a round.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -123,27 +125,39 @@ def run_row(
     team: dict[str, Worker] = {}
     row = Row(work, results)
     try:
+        for contestant in contestants:  # all at once: they load their libraries meanwhile
+            if contestant.installed:
+                team[contestant.name] = hire(contestant, work, weights, device, threads)
+        results.update(
+            {c.name: Result(absent=f"not installed: {c.install}") for c in contestants if c.name not in team}
+        )
         expected = None
-        for contestant in contestants:
-            name = contestant.name
-            if not contestant.installed:
-                results[name] = Result(absent=f"not installed: {contestant.install}")
-                continue
-            say(f"{work.name}: {name}: float64")
-            worker = team[name] = hire(contestant, work, weights, device, threads)
+
+        def prepare(contestant: Contestant) -> tuple[Result, list | None]:
+            """Agreement, then warm-up: the result so far, and what all must agree on."""
+            worker = team[contestant.name]
+            say(f"{work.name}: {contestant.name}: float64")
             kind, answer = worker("check", arrays)
-            if kind == "ok":
-                expected = answer if expected is None else expected
-                results[name] = _agreement(answer, expected, contestants[0].name)
-                if not results[name].failed and contestant is contestants[0] and work.method != SAMPLING:
-                    row.operations = worker("operations")[1] or None
-                if not results[name].failed:
-                    say(f"{work.name}: {name}: warm-up")
-                    kind, answer = worker("warm_up")
             if kind != "ok":
-                results[name] = Result(absent=answer, failed=kind == "error")
-            if results[name].absent:
-                team.pop(name).close()
+                return Result(absent=answer, failed=kind == "error"), None
+            result = _agreement(answer, expected or answer, contestants[0].name)
+            if result.failed:
+                return result, None
+            if contestant is contestants[0] and work.method != SAMPLING:
+                row.operations = worker("operations")[1] or None
+            say(f"{work.name}: {contestant.name}: warm-up")
+            kind, trouble = worker("warm_up")
+            return (result if kind == "ok" else Result(absent=trouble, failed=kind == "error")), answer
+
+        waiting = [c for c in contestants if c.name in team]
+        while waiting and expected is None:  # whoever comes first says what is right
+            first = waiting.pop(0)
+            results[first.name], expected = prepare(first)
+        with ThreadPoolExecutor(1 if device == "cpu" else max(1, len(waiting))) as together:
+            outcomes = together.map(prepare, waiting)
+            results.update({c.name: result for c, (result, _) in zip(waiting, outcomes, strict=True)})
+        for name in [name for name in team if results[name].absent]:
+            team.pop(name).close()
         turns: dict[str, list[dict]] = {name: [] for name in team}
         for number in range(rounds):
             for name in rotated(list(team), number):

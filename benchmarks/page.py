@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from metabook.full_scale import Run, load_runs, paired
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE, README, FIGURES = ROOT / "book" / "speed.md", ROOT / "README.md", ROOT / "book" / "_static" / "speed"
@@ -32,33 +34,47 @@ IN_README = (
 )
 
 
+ON_A_GPU = {
+    "metabook": "metabook",
+    "metabook traced": "traced",
+    "traced, tf32": "traced, tf32",
+    "traced, bfloat16": "traced, bfloat16",
+}
+PRECISIONS = ("float32", "tf32", "bfloat16")
+
+
 def main() -> None:
     """Write everything anew."""
     import matplotlib
 
     matplotlib.use("svg")
-    training, memory = load("training"), load("memory")
+    records = load()
     FIGURES.mkdir(exist_ok=True)
-    draw_ratios(training, FIGURES / "ratios.svg")
-    draw_memory(memory, FIGURES / "memory.svg")
+    draw_ratios(records["training"], FIGURES / "ratios.svg")
+    draw_memory(records["memory"], FIGURES / "memory.svg")
     for path in (PAGE, README):
-        path.write_text(filled(path.read_text(encoding="utf-8"), training, memory), encoding="utf-8")
+        path.write_text(filled(path.read_text(encoding="utf-8"), records), encoding="utf-8")
 
 
-def load(kind: str) -> dict:
-    """The recorded results, "training" or "memory"."""
-    return json.loads((RESULTS / f"{kind}.json").read_text(encoding="utf-8"))
+def load() -> dict:
+    """The recorded results by the name of their file; those of "precision" are runs of `experiments/omniglot.py`."""
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
+    return records | {"precision": load_runs(RESULTS / "precision")}
 
 
-def filled(text: str, training: dict, memory: dict) -> str:
+def filled(text: str, records: dict) -> str:
     """The text with what its marks ask for between them."""
     parts: dict[str, Callable[[], str]] = {
-        "training": lambda: training_table(training),
-        "short": lambda: training_table(training, IN_README),
-        "evaluation": lambda: evaluation_table(training),
-        "sampling": lambda: sampling_table(training),
-        "memory": lambda: memory_table(memory),
-        "machine": lambda: machine(training),
+        "training": lambda: training_table(records["training"]),
+        "short": lambda: training_table(records["training"], IN_README),
+        "evaluation": lambda: evaluation_table(records["training"]),
+        "sampling": lambda: sampling_table(records["training"]),
+        "memory": lambda: memory_table(records["memory"]),
+        "machine": lambda: machine(records["training"]),
+        "gpu": lambda: gpu_table(records["gpu"]),
+        "gpu_machine": lambda: machine(records["gpu"]),
+        "gpu_step": lambda: gpu_step_table(records["gpu-step"]),
+        "precision": lambda: precision_table(records["precision"]),
     }
 
     def fill(match: re.Match) -> str:
@@ -88,6 +104,58 @@ def training_table(results: dict, only: tuple[str, ...] | None = None) -> str:
         peers = [_times(speedup(row, peer)) for peer in PEERS]
         ours = [f"**{_times(speedup(row, one))}**" if speedup(row, one) else "" for one in OURS]
         lines.append(_cells(name, _rate(row["results"]["loop"]["tasks_per_second"]), *ours, *peers))
+    return "\n".join(lines)
+
+
+def gpu_table(results: dict) -> str:
+    """As `training_table`, with the columns that make sense on a GPU."""
+    peers = [peer for peer in PEERS if any(peer in row["results"] for row in results["rows"])]
+    lines = [
+        _cells("workload", "loop, tasks/s", *ON_A_GPU.values(), *peers),
+        _cells("---", *["---:"] * (1 + len(peers) + len(ON_A_GPU))),
+    ]
+    for row in results["rows"]:
+        ours = [f"**{_times(speedup(row, one))}**" for one in ON_A_GPU]
+        others = [_times(speedup(row, peer)) for peer in peers]
+        lines.append(_cells(row["workload"]["name"], _rate(row["results"]["loop"]["tasks_per_second"]), *ours, *others))
+    return "\n".join(lines)
+
+
+def gpu_step_table(results: dict) -> str:
+    """What one step on a GPU is made of."""
+    quantities: dict[str, Callable[[dict], str]] = {
+        "launches by the host": lambda row: f"{row['launches']:,.0f}",
+        "of them graphs": lambda row: f"{row['graphs']:.0f}",
+        "copies to and from the host": lambda row: f"{row['copies to the GPU'] + row['copies to the host']:.0f}",
+        "times that the host waits": lambda row: f"{sum(row['waits'].values())}",
+        "time of all kernels": lambda row: f"{row['kernels, ms']:.1f} ms",
+        "time of a step": lambda row: f"{1e3 * row['drawing']['fresh']:.1f} ms",
+        "of it for drawing the batch": lambda row: f"{100 * row['drawing']['share']:.1f} %",
+    }
+    lines = [
+        _cells("in one step", *(f"{row['mode']}, {row['precision']}" for row in results["rows"])),
+        _cells("---", *["---:"] * len(results["rows"])),
+    ]
+    lines += [_cells(name, *(value(row) for row in results["rows"])) for name, value in quantities.items()]
+    return "\n".join(lines)
+
+
+def precision_table(runs: list[Run]) -> str:
+    """Accuracy by the precision of training, and where the test episodes are the same the paired difference."""
+    lines = [_cells("trained and tested", *PRECISIONS, *(f"{p} - float32" for p in PRECISIONS[1:])),
+             _cells("---", *["---:"] * 5)]  # fmt: skip
+    kinds = {(run.method, run.seed, test.ways, test.statistics) for run in runs for test in run.tests}
+    for method, seed, ways, statistics in sorted(kinds, key=lambda kind: (kind[0] != "Prototypical network", *kind)):
+        if method == "Prototypical network" and statistics == "batch":
+            continue  # each query on its own is the protocol of this book
+        of = {run.machine["precision"]: run for run in runs if (run.method, run.seed) == (method, seed)}
+        scores = {precision: run.test(ways, statistics=statistics) for precision, run in of.items()}
+        differences = []
+        for precision in PRECISIONS[1:]:
+            known = "float32" in of and of["float32"].machine["device"] == of[precision].machine["device"]
+            differences.append(str(paired(scores[precision], scores["float32"])) if known else "")
+        cells = [str(scores[precision]) if precision in scores else "" for precision in PRECISIONS]
+        lines.append(_cells(f"{method}, {ways}-way 1-shot, seed {seed}", *cells, *differences))
     return "\n".join(lines)
 
 
@@ -128,8 +196,9 @@ def memory_table(results: dict) -> str:
 def machine(results: dict) -> str:
     """Where and when, in a sentence."""
     it, versions = results["machine"], results["machine"]["versions"]
-    where = it["gpu"] or f"{it['threads']} cores of an {it['cpu']}"
-    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if name in versions)
+    where = f"one {it['gpu']}" if it["gpu"] else f"{it['threads']} cores of an {it['cpu']}"
+    timed = {name for row in results["rows"] for name, result in row["results"].items() if result["seconds"]}
+    peers = ", ".join(f"{name} {versions[name]}" for name in PEERS if name in timed & versions.keys())
     return (
         f"Measured on {results['date'][:10]} on {where} with torch {versions['torch'].split('+')[0]}, {peers}; "
         f"{results['rounds']} rounds, the matrix product reaching {results['peak'] / 1e9:.0f} GFLOP/s in float32."

@@ -123,7 +123,7 @@ class Worker:
     def _gpu_memory(self, what: str) -> int:
         if self.contestant.module == "jax":
             return sys.modules["jax"].devices()[0].memory_stats()[what]
-        read = {"bytes_in_use": "memory_allocated", "peak_bytes_in_use": "max_memory_allocated"}[what]
+        read = {"bytes_in_use": "memory_reserved", "peak_bytes_in_use": "max_memory_reserved"}[what]  # graphs included
         return getattr(torch.cuda, read)()
 
     def _forget_peak(self) -> None:

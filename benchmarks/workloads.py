@@ -35,6 +35,7 @@ class Workload:
     width, image_size: of Conv4 and its images.
     classes: how many the data set of images has, 20 images each, as Omniglot.
     chunk: tasks that metabook differentiates at a time; None is all of them.
+    device: "cuda" for a row that would take too long on a CPU.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Workload:
     image_size: int = 28
     classes: int = 1623
     chunk: int | None = None
+    device: str | None = None
 
     @property
     def trains(self) -> bool:
@@ -65,15 +67,16 @@ def _workloads() -> list[Workload]:
         rows += [
             replace(images, name=f"Conv4 {name}, {s} inner step{'s'[: s - 1]}, {n} tasks", method=method, tasks=n,
                     inner_steps=s)
-            for s in (1, 5) for n in (4, 16)
+            for s in (1, 5) for n in (4, 16, 32)
         ]  # fmt: skip
     rows += [replace(images, name=f"Conv4 Reptile, 5 inner steps, {n} tasks", method="reptile", tasks=n)
-             for n in (4, 16)]  # fmt: skip
+             for n in (4, 16, 32)]  # fmt: skip
     rows += [
         replace(images, name=f"Conv4 ProtoNet, {ways}-way 5-shot, {n} episodes", method="protonet", tasks=n, ways=ways,
                 shots=5, queries=queries)
-        for ways, queries in ((5, 15), (20, 5)) for n in (4, 16)
+        for ways, queries in ((5, 15), (20, 5)) for n in (4, 16, 32)
     ]  # fmt: skip
+    rows = [replace(row, device="cuda") if row.tasks == 32 else row for row in rows]
     rows += [Workload("CNP, 64 tasks", "cnp", "cnp", 64, shots=0, queries=0)]
     rows += [
         replace(sinusoid, name="sampling sinusoids, 25 tasks", method=SAMPLING, tasks=25),

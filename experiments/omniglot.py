@@ -155,8 +155,8 @@ def train(method: Method, options: argparse.Namespace, checkpoint: Path) -> tupl
     optimizer = torch.optim.Adam(trained.parameters(), method.lr)
     history = meta_train(
         trained, tasks, steps=steps, optimizer=optimizer, meta_batch=method.meta_batch, seed=options.seed,
-        scheduler=OneCycleLR(optimizer, method.lr, total_steps=steps), mode=options.mode, checkpoint=checkpoint,
-        checkpoint_every=200,
+        scheduler=OneCycleLR(optimizer, method.lr, total_steps=steps), mode=options.mode,
+        precision=options.precision, checkpoint=checkpoint, checkpoint_every=200,
     )  # fmt: skip
     seconds = sum(method.meta_batch / speed for speed in history.tasks_per_second)
     done = {
@@ -216,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", type=int, default=1000, help="test tasks")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--mode", default="eager", help="as in meta_train")
+    parser.add_argument("--precision", default="float32", help="as in meta_train")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the result")
     parser.add_argument("--parts", type=Path, help="folder of the checkpoints; in the cache by default")
     options = parser.parse_args(arguments)
@@ -223,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     method = METHODS[options.method]
     ways = "" if method.ways else f"-{options.ways}way"
     name = f"omniglot-{options.split}-{options.method}{ways}-{options.shots}shot-seed{options.seed}"
+    if options.precision != "float32":
+        name += f"-{options.precision}"
     parts = options.parts or store.cache_folder() / "experiments" / "omniglot"
     learner, seconds, done = train(method, options, parts / f"{name}.pt")
     tests = []
@@ -237,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "experiments/omniglot.py", *(sys.argv[1:] if arguments is None else arguments)])
     run = Run(
         method.name, options.split, options.shots, done, options.seed, round(seconds, 1),
-        describe_machine(options.device, options.mode), command, tests, answers,
+        describe_machine(options.device, options.mode, options.precision), command, tests, answers,
     )  # fmt: skip
     run.write(options.out / f"{name}.json")
     return 0

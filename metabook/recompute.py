@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.func import vjp
@@ -28,9 +29,12 @@ def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
     """
     tensors, shape = tree_flatten(inputs)
     made: list[Any] = []
+    kind = next((t.device.type for t in tensors if isinstance(t, Tensor)), "cpu")
+    precision = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)  # when it is computed again, as now
 
     def flat(*tensors: Tensor) -> tuple[Tensor, ...]:
-        outputs, form = tree_flatten(function(*tree_unflatten(tensors, shape)))
+        with torch.autocast(kind, *precision, cache_enabled=False):
+            outputs, form = tree_flatten(function(*tree_unflatten(tensors, shape)))
         made[:] = [form]
         return tuple(outputs)
 

@@ -34,6 +34,7 @@ def meta_train(
     clip_norm: float | None = None,
     chunk: int | None = None,
     mode: str = "eager",
+    precision: str = "float32",
     validation: TaskDistribution | None = None,
     validate_every: int = 500,
     validation_tasks: int = 100,
@@ -103,7 +104,7 @@ def meta_train(
         raise ValueError(f"meta_batch must give each of the {processes.size} processes a task, got {meta_batch}")
     description = describe(
         learner, tasks, optimizer, scheduler, seed=seed, meta_batch=meta_batch, clip_norm=clip_norm,
-        validation=validation, validate_every=validate_every, validation_tasks=validation_tasks,
+        precision=precision, validation=validation, validate_every=validate_every, validation_tasks=validation_tasks,
     )  # fmt: skip
     arguments = {"steps": steps, "checkpoint": checkpoint, "checkpoint_every": checkpoint_every, **description}
     processes.check_equal("arguments of meta_train", arguments)
@@ -121,7 +122,7 @@ def meta_train(
         progress_bar(steps, show, unit="step", initial=run.step) as bar,
         writer or nullcontext(),
     ):
-        gradient = _SharedGradient(meta_gradient(learner, chunk, mode), learner, processes, interrupt)
+        gradient = _SharedGradient(meta_gradient(learner, chunk, mode, precision), learner, processes, interrupt)
         recorder = Recorder(
             run.history, steps=steps, meta_batch=meta_batch, device=device, processes=processes, bar=bar, writer=writer
         )

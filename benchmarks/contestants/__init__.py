@@ -29,6 +29,7 @@ class Contestant:
     install: the pip line for it.
     options: keyword arguments of the module's functions.
     reuse_memory: whether its process calls `metabook.memory.reuse_memory()` first.
+    device: "cpu" or "cuda" for one that makes sense only there.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Contestant:
     install: str = ""
     options: dict = field(default_factory=dict)
     reuse_memory: bool = False
+    device: str | None = None
 
     @property
     def installed(self) -> bool:
@@ -51,14 +53,17 @@ class Contestant:
 
 CONTESTANTS = [
     Contestant("loop", "loop"),
-    Contestant("loop + reuse_memory", "loop", reuse_memory=True),
+    Contestant("loop + reuse_memory", "loop", reuse_memory=True, device="cpu"),
     Contestant("higher", "higher", "higher", "pip install higher"),
     Contestant("torchopt", "torchopt", "torchopt", "pip install torchopt"),
     Contestant("learn2learn", "learn2learn", "learn2learn", LEARN2LEARN),
     Contestant("jax", "jax", "jax", "pip install jax"),
     Contestant("metabook", "metabook"),
-    Contestant("metabook + reuse_memory", "metabook", reuse_memory=True),
+    Contestant("metabook + reuse_memory", "metabook", reuse_memory=True, device="cpu"),
     Contestant("metabook traced", "metabook", options={"mode": "traced"}, reuse_memory=True),
     Contestant("metabook compiled", "metabook", options={"mode": "compiled"}, reuse_memory=True),
+    Contestant("traced, tf32", "metabook", options={"mode": "traced", "precision": "tf32"}, device="cuda"),
+    Contestant("traced, bfloat16", "metabook", options={"mode": "traced", "precision": "bfloat16"}, device="cuda"),
+    Contestant("compiled, tf32", "metabook", options={"mode": "compiled", "precision": "tf32"}, device="cuda"),
 ]
 REFERENCE = CONTESTANTS[0]  # whom all others must agree with

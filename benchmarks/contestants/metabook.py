@@ -25,10 +25,10 @@ def network(work):
     return conv4(channels=work.width, outputs=outputs, image_size=work.image_size)
 
 
-def gradient(work, learner, mode="eager"):
-    if mode == "compiled" and work.network == "conv4" and (work.inner_steps, work.tasks) not in ((1, 4), (5, 4)):
+def gradient(work, learner, mode="eager", precision="float32"):
+    if mode == "compiled" and work.chunk and (work.inner_steps, work.tasks) not in ((1, 4), (5, 4)):
         raise Skip("compiles for minutes; the row of four tasks has the same program, since a chunk is four tasks")
-    return meta_gradient(learner, chunk=work.chunk, mode=mode)
+    return meta_gradient(learner, chunk=work.chunk, mode=mode, precision=precision)
 
 
 def maml(work, network, recompute=False, **how):
@@ -51,7 +51,7 @@ def protonet(work, network, **how):
     return gradient(work, PrototypicalNetwork(network, work.ways), **how)
 
 
-def cnp(work, network, mode="eager"):
+def cnp(work, network, mode="eager", precision="float32"):
     if mode != "eager":
         raise Skip("one program per shape of episode, and here the number of observed points varies")
     return gradient(work, network)

@@ -18,14 +18,19 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from metabook.networks import patches
 from metabook.networks.folding import channels_last, fold, placeholder, unfold
 
 
 def conv2d(x: Tensor, weight: Tensor, padding: int = 1) -> Tensor:
     """Cross-correlate with stride 1: `x (n, in, h, w)`, `weight (out, in, k, k)` -> `(n, out, h', w')`.
 
-    Differentiable to any order and under `torch.func` transforms; equals `torch.nn.functional.conv2d`.
+    Differentiable to any order and under `torch.func` transforms; equals `torch.nn.functional.conv2d`, also in its
+    precision under `torch.autocast`.
     """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype != torch.float64:
+        x, weight = (t.to(torch.get_autocast_dtype(kind)) for t in (x, weight))
     return _Conv.apply(x, weight, padding, 1)
 
 
@@ -33,6 +38,8 @@ class _Conv(Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
         x = channels_last(x)
+        if _by_products(x, weight.shape[1], groups):
+            return patches.convolve(x, weight, padding, groups)
         return torch.ops.aten.convolution(x, weight, None, [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups)
 
     @staticmethod
@@ -60,6 +67,8 @@ class _Conv(Function):
 class _ToInput(Function):
     @staticmethod
     def forward(g: Tensor, weight: Tensor, size: tuple[int, int], padding: int, groups: int) -> Tensor:
+        if _by_products(g, weight.shape[1], groups, thin=False):
+            return patches.to_input(channels_last(g), weight, padding, groups)
         x = placeholder(g, g.shape[0], weight.shape[1] * groups, *size)
         return _backward(channels_last(g), x, weight, padding, groups, [True, False, False])[0]
 
@@ -88,6 +97,8 @@ class _ToInput(Function):
 class _ToWeight(Function):
     @staticmethod
     def forward(x: Tensor, g: Tensor, size: tuple[int, int], padding: int, groups: int) -> Tensor:
+        if _by_products(x, x.shape[1] // groups, groups):
+            return patches.to_weight(channels_last(x), channels_last(g), size[0], padding, groups)
         weight = placeholder(x, g.shape[1], x.shape[1] // groups, *size)
         return _backward(channels_last(g), channels_last(x), weight, padding, groups, [False, True, False])[1]
 
@@ -112,6 +123,18 @@ class _ToWeight(Function):
         x, g = fold(x, in_dims[0], tasks), fold(g, in_dims[1], tasks)
         weight = _ToWeight.apply(x, g, size, padding, groups * tasks)  # (tasks * out, in, k, k)
         return weight.unflatten(0, (tasks, -1)), 0
+
+
+def _by_products(x: Tensor, channels: int, groups: int, thin: bool = True) -> bool:
+    """Whether matrix products are faster than the backend's convolution with `channels` inputs in each group.
+
+    They are on a GPU where its tensor cores cannot take part, and, if the operation is quick on `thin` inputs, for one
+    channel, which fills no tensor core.
+    """
+    if not x.is_cuda or groups == 1:
+        return False
+    tensor_cores = torch.backends.cudnn.allow_tf32 if x.dtype == torch.float32 else x.dtype != torch.float64
+    return thin if channels == 1 else not tensor_cores
 
 
 def _fold_weight(weight: Tensor, dim: int | None, tasks: int) -> Tensor:

@@ -70,6 +70,7 @@ class FewShot(TaskDistribution):
         groups = dataset.groups.cpu().repeat_interleave(turns)  # class c turned r times is number 4c + r
         self.allowed = _allowed(groups, ways).to(self.device) if within_groups else None  # (groups, classes)
         self.classes = len(groups)
+        self.labels = [torch.arange(ways, device=self.device).repeat_interleave(k) for k in (shots, queries)]
         pixels = torch.arange(self.images.shape[1]).view(self.shape)
         self.pixels = torch.stack([pixels.rot90(r, (-2, -1)).flatten() for r in range(turns)]).to(self.device)
 
@@ -88,8 +89,11 @@ class FewShot(TaskDistribution):
         self._check(n, generator)
         classes = self._classes(n, generator)  # (n, ways)
         examples, turn = self._examples(classes, generator)  # (n, ways, shots + queries), (n, ways)
-        sets = examples.split([self.shots, self.queries], dim=2)
-        return Episode(*(self._set(chosen, turn) for chosen in sets))
+        images = self.images[examples]  # (n, ways, shots + queries, channels * pixels) bytes
+        if self.rotations:
+            images = images.gather(3, self.pixels[turn][:, :, None].expand(images.shape))
+        sets = images.split([self.shots, self.queries], dim=2)
+        return Episode(*(self._set(*part) for part in zip(sets, self.labels, strict=True)))
 
     def _classes(self, n: int, generator: torch.Generator) -> Tensor:
         keys = torch.rand((n, self.classes), generator=generator, device=self.device)
@@ -105,13 +109,9 @@ class FewShot(TaskDistribution):
         chosen = torch.where(members >= 0, keys, -1.0).topk(self.shots + self.queries).indices
         return members.gather(2, chosen), turn
 
-    def _set(self, examples: Tensor, turn: Tensor) -> Set:
-        n, ways, per_class = examples.shape
-        images = self.images[examples]  # (n, ways, per class, channels * pixels) bytes
-        if self.rotations:
-            images = images.gather(3, self.pixels[turn][:, :, None].expand(images.shape))
-        labels = torch.arange(ways, device=self.device).repeat_interleave(per_class).expand(n, -1)
-        return Set(images.view(n, ways * per_class, *self.shape).float() / 255, labels)
+    def _set(self, images: Tensor, labels: Tensor) -> Set:
+        n = len(images)
+        return Set((images / 255).view(n, len(labels), *self.shape), labels.expand(n, -1))
 
 
 def _members(labels: Tensor, counts: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ def some_prior(features=3, device="cpu"):
 
 
 def drawn(prior, tasks, examples, leading=()):
-    """Examples of tasks from a prior, and the weights of the tasks."""
+    """Examples of tasks from a prior, on the CPU, and the weights of the tasks."""
+    prior = Prior(*(part.cpu() for part in prior))
     root = torch.linalg.cholesky(prior.covariance)
     w = prior.mean + doubles(*leading, tasks, len(prior.mean)) @ root.mT
     x = doubles(*leading, tasks, examples, len(prior.mean))
