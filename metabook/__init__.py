@@ -17,7 +17,7 @@ from metabook.metric import PrototypicalNetwork
 from metabook.optimization import ANIL, MAML, Reptile
 from metabook.training import meta_train
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 
 __all__ = [
     "ANIL",
