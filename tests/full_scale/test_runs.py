@@ -63,7 +63,8 @@ def test_a_file_of_something_else_is_refused(tmp_path, text):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("omniglot-*.json")), ids=lambda path: path.stem)
 def test_the_runs_of_the_library_say_what_they_are(path):
     run = Run.read(path)
-    name = re.fullmatch(r"omniglot-(vinyals|lake)-[a-z0-9]+(-\d+way)?-(\d+)shot-seed(\d+)(?:-(tf32|bfloat16))?", path.stem)
+    form = r"omniglot-(vinyals|lake)-[a-z0-9]+(-\d+way)?-(\d+)shot-seed(\d+)(?:-(tf32|bfloat16))?"
+    name = re.fullmatch(form, path.stem)
     assert run.machine.get("precision", "float32") == (name[5] or "float32")
     assert (run.split, run.shots, run.seed) == (name[1], int(name[3]), int(name[4]))
     assert run.training["steps"] > 100 and run.seconds > 60
