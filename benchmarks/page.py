@@ -145,11 +145,11 @@ def precision_table(runs: list[Run]) -> str:
     lines = [_cells("trained and tested", *PRECISIONS, *(f"{p} - float32" for p in PRECISIONS[1:])),
              _cells("---", *["---:"] * 5)]  # fmt: skip
     kinds = {(run.method, run.seed, test.ways, test.statistics) for run in runs for test in run.tests}
-    for method, seed, ways, statistics in sorted(kinds, key=lambda kind: (kind[0] != "Prototypical network", *kind)):
-        if method == "Prototypical network" and statistics == "batch":
+    for method, seed, ways, of_batch in sorted(kinds, key=lambda kind: (kind[0] != "Prototypical network", *kind)):
+        if method == "Prototypical network" and of_batch == "batch":
             continue  # each query on its own is the protocol of this book
         of = {run.machine["precision"]: run for run in runs if (run.method, run.seed) == (method, seed)}
-        scores = {precision: run.test(ways, statistics=statistics) for precision, run in of.items()}
+        scores = {precision: run.test(ways, statistics=of_batch) for precision, run in of.items()}
         differences = []
         for precision in PRECISIONS[1:]:
             known = "float32" in of and of["float32"].machine["device"] == of[precision].machine["device"]
