@@ -1,5 +1,6 @@
 """The package as others meet it: quick to import, without effects, a pure wheel with its data inside."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -77,3 +78,19 @@ def test_wheel_is_pure_and_complete(tmp_path):
     sources = [path for pattern in ("*.py", "*.json", "*.csv") for path in (ROOT / "metabook").rglob(pattern)]
     assert {str(path.relative_to(ROOT)) for path in sources} <= packed
     assert not [name for name in packed if name.endswith((".so", ".ipynb")) or name.startswith("tests/")]
+
+
+def test_a_group_of_tests_stays_in_one_process(tmp_path):
+    """What tests of a group share, such as a walk through the site, is then made once."""
+    (tmp_path / "test_groups.py").write_text(
+        "import pytest, time\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(6))\n"
+        "def test_it(number, worker_id):\n"
+        "    time.sleep(0.1)\n"
+        "    print('ran in', worker_id)\n"
+    )
+    run = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-rP", "-p", "no:cacheprovider", tmp_path]
+    shown = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path).stdout
+    workers = re.findall(r"ran in (\w+)", shown)
+    assert len(workers) == 6 and len(set(workers)) == 1, shown
