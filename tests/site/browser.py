@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from threading import Thread
 
+from metabook.plotting.style import DARK_FILTER
+
 VARIANTS = {
     "light-desktop": ("light", 1280, 900),
     "dark-desktop": ("dark", 1280, 900),
@@ -45,6 +47,18 @@ OVERFLOW = """() => {
           ...wide.slice(0, 5).map(e => e.tagName.toLowerCase() + "." + e.className)];
 }"""
 
+# The ground follows the reader's setting; no output and no picture stands on a light panel in the dark.
+GROUNDS = r"""([dark, filter]) => {
+  const style = e => getComputedStyle(e), start = e => e.outerHTML.slice(0, 99), wrong = [];
+  const ground = style(document.body).backgroundColor.match(/\d+/g).slice(0, 3).map(Number);
+  if (dark ? Math.max(...ground) >= 60 : Math.min(...ground) <= 230) wrong.push("the ground is " + ground);
+  for (const box of document.querySelectorAll("article .cell_output .text_html, article img:not(.on-paper)"))
+    if (style(box).backgroundColor !== "rgba(0, 0, 0, 0)") wrong.push("on a panel: " + start(box));
+  for (const image of document.querySelectorAll("article .cell_output img:not(.on-paper)"))
+    if (style(image).filter !== filter) wrong.push("colours as in the other look: " + start(image));
+  return wrong;
+}"""
+
 # Most elements of a page are coloured words of its code, and axe would examine them all: of
 # every kind the page keeps the first word, so each colour is still seen on each ground that it stands on.
 FOLD_CODE = """() => {
@@ -73,6 +87,7 @@ class Visit:
     console: list[str] = field(default_factory=list)
     maths: list[str] = field(default_factory=list)
     overflow: list[str] = field(default_factory=list)
+    grounds: list[str] = field(default_factory=list)
     access: list[str] = field(default_factory=list)
 
 
@@ -146,14 +161,16 @@ def opened(browser, variant: str, address: str) -> Iterator[tuple]:
 def visit_pages(browser, variant: str, address: str, pages: list[str]) -> list[Visit]:
     """Open every page once in one look and examine it."""
     visits, axe = [], axe_source()
+    dark = variant.startswith("dark")
     with opened(browser, variant, address) as (tab, notes):
         for page in pages:
             notes.requests, notes.console = [], []
             tab.goto(address + page, wait_until="load")
             settle(tab)
             maths, overflow = tab.evaluate(UNTYPESET), tab.evaluate(OVERFLOW)
+            grounds = tab.evaluate(GROUNDS, [dark, DARK_FILTER if dark else "none"])
             tab.evaluate(FOLD_CODE)
             tab.evaluate(axe)
             access = tab.evaluate(AXE)
-            visits.append(Visit(page, notes.requests, notes.console, maths, overflow, access))
+            visits.append(Visit(page, notes.requests, notes.console, maths, overflow, grounds, access))
     return visits
