@@ -128,9 +128,8 @@ def run_row(
         for contestant in contestants:  # all at once: they load their libraries meanwhile
             if contestant.installed:
                 team[contestant.name] = hire(contestant, work, weights, device, threads)
-        results.update(
-            {c.name: Result(absent=f"not installed: {c.install}") for c in contestants if c.name not in team}
-        )
+            else:
+                results[contestant.name] = Result(absent=f"not installed: {contestant.install}")
         expected = None
 
         def prepare(contestant: Contestant) -> tuple[Result, list | None]:

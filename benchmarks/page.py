@@ -71,7 +71,7 @@ def filled(text: str, records: dict) -> str:
         "sampling": lambda: sampling_table(records["training"]),
         "memory": lambda: memory_table(records["memory"]),
         "machine": lambda: machine(records["training"]),
-        "gpu": lambda: gpu_table(records["gpu"]),
+        "gpu": lambda: training_table(records["gpu"], ours=ON_A_GPU, peers=PEERS[:2]),
         "gpu_machine": lambda: machine(records["gpu"]),
         "gpu_step": lambda: gpu_step_table(records["gpu-step"]),
         "precision": lambda: precision_table(records["precision"]),
@@ -91,33 +91,21 @@ def speedup(row: dict, name: str) -> float | None:
     return statistics.median(a / b for a, b in zip(loop, other, strict=True))
 
 
-def training_table(results: dict, only: tuple[str, ...] | None = None) -> str:
+def training_table(
+    results: dict, only: tuple[str, ...] | None = None, ours: dict[str, str] = OURS, peers: tuple[str, ...] = PEERS
+) -> str:
     """Speed as multiples of the loop, one line per workload that trains."""
     lines = [
-        _cells("workload", "loop, tasks/s", *OURS.values(), *PEERS),
-        _cells("---", *["---:"] * (1 + len(PEERS) + len(OURS))),
+        _cells("workload", "loop, tasks/s", *ours.values(), *peers),
+        _cells("---", *["---:"] * (1 + len(peers) + len(ours))),
     ]
     for row in results["rows"]:
         name = row["workload"]["name"]
         if row["workload"]["method"] in ("evaluation", "sampling") or (only and name not in only):
             continue
-        peers = [_times(speedup(row, peer)) for peer in PEERS]
-        ours = [f"**{_times(speedup(row, one))}**" if speedup(row, one) else "" for one in OURS]
-        lines.append(_cells(name, _rate(row["results"]["loop"]["tasks_per_second"]), *ours, *peers))
-    return "\n".join(lines)
-
-
-def gpu_table(results: dict) -> str:
-    """As `training_table`, with the columns that make sense on a GPU."""
-    peers = [peer for peer in PEERS if any(peer in row["results"] for row in results["rows"])]
-    lines = [
-        _cells("workload", "loop, tasks/s", *ON_A_GPU.values(), *peers),
-        _cells("---", *["---:"] * (1 + len(peers) + len(ON_A_GPU))),
-    ]
-    for row in results["rows"]:
-        ours = [f"**{_times(speedup(row, one))}**" for one in ON_A_GPU]
+        bold = [f"**{_times(speedup(row, one))}**" if speedup(row, one) else "" for one in ours]
         others = [_times(speedup(row, peer)) for peer in peers]
-        lines.append(_cells(row["workload"]["name"], _rate(row["results"]["loop"]["tasks_per_second"]), *ours, *others))
+        lines.append(_cells(name, _rate(row["results"]["loop"]["tasks_per_second"]), *bold, *others))
     return "\n".join(lines)
 
 

@@ -22,8 +22,7 @@ ROOT = Path(__file__).parents[2]
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 DOCUMENTS = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
 CHAPTERS = [document for document in DOCUMENTS if (ROOT / f"{document}.ipynb").exists()]
-WRITTEN = {document: ROOT / f"{document}.ipynb" for document in CHAPTERS}
-INTERACTIVE = [d for d, path in WRITTEN.items() if "data-metabook-interactive=" in path.read_text(encoding="utf-8")]
+INTERACTIVE = [c for c in CHAPTERS if "data-metabook-interactive=" in (ROOT / f"{c}.ipynb").read_text(encoding="utf-8")]
 # Colours depend on the scheme and the layout on the width, so two looks show each of both on every page.
 # Tests of one look go to one process, which walks through the site in it once.
 LOOKS = ("light-desktop", "dark-phone")
